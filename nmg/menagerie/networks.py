@@ -1,0 +1,147 @@
+"""Menagerie's model: Stable Diffusion's four parts at a size that a laptop trains and runs.
+
+The parts are the library's own classes, so that the saved folder is an ordinary Stable
+Diffusion pipeline. Only the factor classifier is a network of this project.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+
+from nmg.menagerie.captions import MAX_TOKENS, vocabulary
+from nmg.menagerie.scene import FACTORS, Scene
+
+IMAGE_SIZE = 64
+TEXT_WIDTH = 128
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a CLIP tokenizer (vocab.json, merges.txt) in which every caption word is one token.
+
+    Byte-pair merges are learned from the captions' words until none is left to make; any other
+    word still tokenizes, into its letters.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=5000, end_of_word_suffix="</w>", show_progress=False)
+    learner.train_from_iterator([" ".join(vocabulary())], trainer)
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+
+    # CLIP's order: the byte alphabet, the same ending a word, the merges, the two special tokens.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (ord(c) > 126, ord(c)))
+    tokens = letters + [c + "</w>" for c in letters] + [m.replace(" ", "") for m in merges] + [BEGIN, END]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True,
+              "add_prefix_space": False, "errors": "replace"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+
+
+def build_tokenizer(folder: Path):
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build_text_encoder(tokenizer) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ))
+
+
+def restore_text_layout(path: Path) -> None:
+    """Rename a saved text encoder's tensors to the layout with `text_model.`, which every transformers release reads."""
+    tensors = load_file(path)
+    renamed = {key if key.startswith("text_model.") else f"text_model.{key}": tensor for key, tensor in tensors.items()}
+    save_file({k: t for k, t in renamed.items() if not k.endswith("position_ids")}, path, metadata={"format": "pt"})
+
+
+def build_vae(channels: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
+    """Autoencoder from 3×64×64 pixels to 4×16×16 latents."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels), up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels, layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def build_unet(channels: tuple[int, ...] = (64, 128), layers: int = 1) -> nn.Module:
+    """Noise predictor on 4×16×16 latents; self- and cross-attention at 16×16 and 8×8, four heads."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16, down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels), block_out_channels=channels, layers_per_block=layers,
+        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
+    )
+
+
+def build_scheduler():
+    """Stable Diffusion's noise schedule, sampled by DDIM."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                         set_alpha_to_one=False, steps_offset=1)
+
+
+class FactorClassifier(nn.Module):
+    """Reads a scene's eight factors off its picture: a small convolutional network with one head per factor."""
+
+    def __init__(self, width: int = 24):
+        super().__init__()
+
+        def stage(inside: int, outside: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.SiLU(),
+                nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.SiLU(),
+                nn.MaxPool2d(2),
+            )
+
+        self.features = nn.Sequential(stage(3, width), stage(width, 2 * width), stage(2 * width, 4 * width),
+                                      stage(4 * width, 4 * width), nn.Flatten(), nn.Linear(4 * width * 16, 192), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(192, len(values)) for name, values in FACTORS.items()})
+
+    def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> dict[str, Float[Tensor, "batch values"]]:
+        """Logits per factor for pictures in -1…1."""
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def read(self, images: Float[Tensor, "batch 3 64 64"]) -> list[dict[str, object]]:
+        """The most likely value of every factor, for each picture in -1…1."""
+        indices = {name: logits.argmax(-1).tolist() for name, logits in self(images).items()}
+        return [{name: FACTORS[name][indices[name][i]] for name in FACTORS} for i in range(len(images))]
+
+    def save(self, path: Path) -> None:
+        save_file({key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in self.state_dict().items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> FactorClassifier:
+        classifier = cls()
+        classifier.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in load_file(path).items()})
+        return classifier.eval()
+
+
+def targets(scenes: list[Scene]) -> dict[str, Tensor]:
+    """Class indices of the scenes' factors, for `FactorClassifier`'s heads."""
+    return {name: torch.tensor([values.index(getattr(s, name)) for s in scenes]) for name, values in FACTORS.items()}
