@@ -1,0 +1,14 @@
+"""Names for the shapes that pass between modules, checked at run time by the tests."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Image = Float[Tensor, "rows 3 height width"]
+"""Pixels in 0…1."""
+Latents = Float[Tensor, "rows channels height width"]
+TextEmbeddings = Float[Tensor, "rows tokens width"]
+Heads = Float[Tensor, "rows heads positions dim"]
+"""Queries, keys, values or outputs of one attention layer."""
+Probabilities = Float[Tensor, "rows heads queries keys"]
+TokenMap = Float[Tensor, "source_tokens target_tokens"]
+Mask = Bool[Tensor, "rows 1 height width"]

@@ -1,0 +1,213 @@
+"""Words and tokens: where a word stands in a prompt, and how the tokens of two prompts correspond.
+
+Pure functions of prompts and a tokenizer; no network is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nmg._types import TokenMap
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the text encoder reads it.
+
+    Attributes:
+        prompt: the text.
+        ids: token ids without padding, begin and end tokens included.
+        spans: for each token the characters [start, end) that it stands for; empty at begin and end.
+        length: the encoder's padded length.
+    """
+
+    prompt: str
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    length: int
+
+    def inside(self, span: Span) -> list[int]:
+        """Positions of the tokens that overlap the characters of `span`."""
+        return [i for i, (start, end) in enumerate(self.spans) if start < span[1] and end > span[0] and end > start]
+
+    @property
+    def words(self) -> list[tuple[str, list[int]]]:
+        """The whitespace-separated words with their token positions, in order."""
+        return [(match.group(), self.inside(match.span())) for match in re.finditer(r"\S+", self.prompt)]
+
+
+def tokenize(prompt: str, tokenizer: Any) -> Tokens:
+    """Tokens of a prompt with their characters, by any CLIP tokenizer of transformers."""
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(prompt, return_offsets_mapping=True)
+        spans = _tightened(prompt, encoded["offset_mapping"])
+    else:
+        encoded = tokenizer(prompt)
+        spans = _walked(prompt, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
+    return Tokens(prompt, tuple(encoded["input_ids"]), tuple(spans), tokenizer.model_max_length)
+
+
+def _tightened(prompt: str, offsets: Sequence[Span]) -> list[Span]:
+    """Offsets without the white space that some tokenizers count in."""
+    spans = []
+    for start, end in offsets:
+        while start < end and prompt[start].isspace():
+            start += 1
+        while end > start and prompt[end - 1].isspace():
+            end -= 1
+        spans.append((start, end))
+    return spans
+
+
+def _walked(prompt: str, pieces: Sequence[str]) -> list[Span]:
+    """Offsets for a tokenizer without them: follow its pieces along the text, letter by letter."""
+    spans: list[Span] = [(0, 0)]
+    position = 0
+    for piece in pieces[1:-1]:
+        while position < len(prompt) and prompt[position].isspace():
+            position += 1
+        end = min(len(prompt), position + len(piece.removesuffix("</w>")))
+        spans.append((position, end))
+        position = end
+    return [*spans, (0, 0)]
+
+
+def find(words: str, tokens: Tokens) -> list[int]:
+    """Token positions of a word or phrase, at each of its occurrences.
+
+    Raises:
+        ValueError: if the prompt does not hold it, with the words that it holds.
+    """
+    wanted = words.strip()
+    pattern = r"\s+".join(re.escape(word) for word in wanted.split())
+    matches = re.finditer(rf"(?<!\w){pattern}(?!\w)", tokens.prompt, re.IGNORECASE) if wanted else ()
+    positions = sorted({i for match in matches for i in tokens.inside(match.span())})
+    if not positions:
+        raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are "
+                         f"{', '.join(re.findall(r'[^\W_]+(?:[-’\'][^\W_]+)*', tokens.prompt)) or '(none)'}")
+    return positions
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """How a target prompt's tokens take the attention of a source prompt's.
+
+    new[:, j] = kept[j] · Σ_i source[:, i] · weights[i, j]  +  (1 - kept[j]) · target[:, j]
+
+    Attributes:
+        weights: [source tokens, target tokens].
+        kept: [target tokens], 1 where the target token takes the source's attention, 0 where it keeps its own.
+    """
+
+    weights: TokenMap
+    kept: Float[Tensor, " target_tokens"]
+
+
+def replacement(source: Tokens, target: Tokens) -> Correspondence:
+    """Word for word: every target word takes the attention of the word in its place.
+
+    A source token's attention is kept whole, so every row of the map sums to one: a word of one token
+    spreads evenly over the tokens that replace it, and everything after it moves along.
+
+    Raises:
+        ValueError: if the prompts have different numbers of words.
+    """
+    old, new = source.words, target.words
+    _same_count(old, new, source, target)
+    groups = [([0], [0]), *((a, b) for (_, a), (_, b) in zip(old, new, strict=True))]
+    tails = [list(range(len(tokens.ids) - 1, tokens.length)) for tokens in (source, target)]
+    shared = min(map(len, tails))
+    groups += [([tails[0][i]], [tails[1][i]]) for i in range(shared)]
+    # A longer source has more padding left over: its last padding takes it.
+    groups += [([i], [tails[1][-1]]) for i in tails[0][shared:]]
+    return Correspondence(_map(groups, source.length, target.length), torch.ones(target.length))
+
+
+def replacement_by_authors(source: Tokens, target: Tokens) -> Correspondence:
+    """The map of Prompt-to-Prompt's code, for reproduction.
+
+    After the last replaced word every target token reads the source token of its own position, though
+    a change in length has moved it; some source tokens then feed nothing.
+
+    Raises:
+        ValueError: if the prompts have different numbers of words.
+    """
+    old, new = source.words, target.words
+    _same_count(old, new, source, target)
+    changed = [(a, b) for (word, a), (other, b) in zip(old, new, strict=True) if word != other]
+    groups, i, j = [], 0, 0
+    for a, b in changed:
+        groups += [([i + k], [j + k]) for k in range(a[0] - i)]
+        groups.append((a, b))
+        i, j = a[0] + len(a), b[0] + len(b)
+    weights = _map(groups, source.length, target.length)
+    rest = torch.arange(j, target.length - max(0, i - j))
+    weights[rest, rest] = 1
+    return Correspondence(weights, torch.ones(target.length))
+
+
+def refinement(source: Tokens, target: Tokens) -> Correspondence:
+    """The best alignment of two token sequences: tokens without a partner keep their own attention.
+
+    Needleman & Wunsch 1970 with match 1, mismatch -1 and gap 0, as in Prompt-to-Prompt.
+    """
+    partners = _needleman_wunsch(source.ids, target.ids)
+    partners += list(range(len(target.ids), target.length))
+    weights = torch.zeros(source.length, target.length)
+    for j, i in enumerate(partners):
+        if i is not None:
+            weights[i, j] = 1
+    kept = torch.tensor([0.0 if i is None else 1.0 for i in partners])
+    return Correspondence(weights, kept)
+
+
+def _needleman_wunsch(source: Sequence[int], target: Sequence[int]) -> list[int | None]:
+    """For each target token the position of its source token, or None."""
+    score = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
+    move = [["left"] * (len(target) + 1) for _ in range(len(source) + 1)]
+    for i in range(1, len(source) + 1):
+        move[i][0] = "up"
+        for j in range(1, len(target) + 1):
+            left, up = score[i][j - 1], score[i - 1][j]
+            diagonal = score[i - 1][j - 1] + (1 if source[i - 1] == target[j - 1] else -1)
+            score[i][j] = max(left, up, diagonal)
+            move[i][j] = "left" if left == score[i][j] else "up" if up == score[i][j] else "diagonal"
+
+    partners: list[int | None] = [None] * len(target)
+    i, j = len(source), len(target)
+    while i or j:
+        if move[i][j] == "diagonal":
+            i, j = i - 1, j - 1
+            partners[j] = i
+        elif move[i][j] == "left":
+            j -= 1
+        else:
+            i -= 1
+    return partners
+
+
+def _map(groups: Sequence[tuple[list[int], list[int]]], source_length: int, target_length: int) -> Tensor:
+    """Weights in which each group of source tokens feeds a group of target tokens, rows summing to one."""
+    weights = torch.zeros(source_length, target_length)
+    for a, b in groups:
+        if len(a) == len(b):
+            weights[a, b] = 1.0
+        else:
+            for i in a:
+                weights[i, b] = 1 / len(b)
+    return weights
+
+
+def _same_count(old: list, new: list, source: Tokens, target: Tokens) -> None:
+    if len(old) != len(new):
+        raise ValueError(f"replacing words needs prompts of equally many words, got {len(old)} in {source.prompt!r} and "
+                         f"{len(new)} in {target.prompt!r}; use mode=\"refine\"")

@@ -1,0 +1,34 @@
+"""The editor that changes nothing, and the hooks by which an editor lets targets take from the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmg._types import Latents, TextEmbeddings
+from nmg.attention import Attend
+from nmg.ddim import Step
+from nmg.run import Run
+
+
+@dataclass(frozen=True)
+class Editor:
+    """The identity: every target follows its own prompt from the source's noise.
+
+    `prepare` returns the object whose hooks a run calls; an editor with a memory returns a fresh one.
+    """
+
+    def prepare(self, run: Run) -> Editor:
+        """Once per run, before its first step. Checks that the editor fits the run's prompts."""
+        return self
+
+    def attend(self, run: Run, step: Step) -> Attend | None:
+        """The attention of the step's network call; None leaves the network alone."""
+        return None
+
+    def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
+        """Move the doubled rows [null; text] before the network sees them."""
+        return x
+
+    def blend(self, run: Run, step: Step, x: Latents) -> Latents:
+        """Mix the rows after the step."""
+        return x

@@ -1,0 +1,288 @@
+"""Prompt-to-Prompt: Hertz, Mokady, Tenenbaum, Aberman, Pritch & Cohen-Or, "Prompt-to-Prompt Image Editing with
+Cross Attention Control", 2022, arXiv 2208.01626.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nmg import rows
+from nmg._types import Heads, Latents, Mask, Probabilities
+from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors, tokenize
+from nmg.attention import Attend, Site, attention, probabilities, spatial_size
+from nmg.ddim import Step
+from nmg.editors.base import Editor
+from nmg.run import Run
+
+Window = float | tuple[float, float]
+"""A share of the steps: until a fraction, or from one to another."""
+Words = str | Sequence[str]
+"""One word or phrase, or several."""
+MODES = ("replace", "refine")
+
+
+@dataclass(frozen=True)
+class LocalBlend:
+    """Keep the source outside of where both prompts' chosen words look (section 4, "Local Editing").
+
+    Args:
+        words: for every prompt, the source's first, a word or phrase or several of them.
+        subtract: likewise, words whose places are taken out of the mask.
+        threshold: share of the map's maximum from which a position belongs to the mask; a second
+            number, if given, is for the subtracted words.
+        start: fraction of the steps before blending begins.
+    """
+
+    words: Sequence[Words]
+    subtract: Sequence[Words] | None = None
+    threshold: float | tuple[float, float] = 0.3
+    start: float = 0.2
+
+
+@dataclass(frozen=True)
+class PromptToPrompt(Editor):
+    """The targets take the source's attention: where each word looks, and how the picture is laid out.
+
+    Args:
+        mode: "replace" (prompts of equally many words), "refine" (words added or dropped), or None to
+            choose by the prompts' numbers of words, for each target by itself.
+        cross_replace: the steps in which cross-attention is taken over; a mapping gives windows to words of
+            the target prompt, and to all others by the key "default_".
+        self_replace: the steps in which self-attention is taken over.
+        weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
+        blend: restrict the edit to the places of words.
+        word_map: "aligned", or "authors" for the replacement map of the published code.
+        self_positions: self-attention of at most so many positions is taken over (32×32 in the paper).
+
+    Raises:
+        ValueError: for an unknown mode or word map, or a window that is no part of 0…1; when a run is prepared,
+            for a word that its prompt does not hold.
+    """
+
+    mode: str | None = None
+    cross_replace: Window | Mapping[str, Window] = 0.8
+    self_replace: Window = 0.6
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend: LocalBlend | None = None
+    word_map: str = "aligned"
+    self_positions: int = 32 * 32
+
+    def __post_init__(self) -> None:
+        if self.mode not in (*MODES, None):
+            raise ValueError(f"mode={self.mode!r} is unknown; replace, refine and None work")
+        if self.word_map not in ("aligned", "authors"):
+            raise ValueError(f"word_map={self.word_map!r} is unknown; aligned and authors work")
+        windows = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"cross_replace": self.cross_replace}
+        for name, window in {**windows, "self_replace": self.self_replace}.items():
+            _window(window, 1, name)
+        for word, factor in self.weights.items():
+            if not math.isfinite(factor):
+                raise ValueError(f"the weight of {word!r} is {factor}; give a finite number")
+
+    def prepare(self, run: Run) -> Editor:
+        """Align the prompts, look the words up, and start an empty memory."""
+        if len(run.prompts) < 2:
+            return Editor()
+        prompts = [run.backbone.readable(prompt) for prompt in run.prompts]
+        tokens = [tokenize(prompt, run.backbone.tokenizer) for prompt in prompts]
+        device, width = run.text.device, run.text.shape[1]
+        maps = [self.correspondence(tokens[0], target) for target in tokens[1:]]
+        return _Running(
+            config=self,
+            weights=torch.stack([m.weights[:width, :width] for m in maps]).to(device),
+            kept=torch.stack([m.kept[:width] for m in maps]).to(device),
+            active=self.schedule(tokens[1:], len(run.steps))[..., :width].to(device),
+            factors=self.factors(tokens[1:])[:, :width].to(device),
+            blending=None if self.blend is None else _Blending.prepare(self.blend, tokens, run),
+        )
+
+    def correspondence(self, source: Tokens, target: Tokens) -> Correspondence:
+        """Which source tokens each target token takes its attention from."""
+        mode = self.mode or ("replace" if len(source.words) == len(target.words) else "refine")
+        if mode == "refine":
+            return refinement(source, target)
+        return (replacement if self.word_map == "aligned" else replacement_by_authors)(source, target)
+
+    def schedule(self, targets: Sequence[Tokens], count: int) -> Tensor:
+        """Whether each target token's cross-attention is taken over, [steps, targets, tokens] of 0 and 1."""
+        windows = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"default_": self.cross_replace}
+        active = torch.zeros(count, len(targets), targets[0].length)
+        start, end = _window(windows.get("default_", 0.8), count + 1)
+        active[start:end] = 1
+        for word, window in windows.items():
+            if word != "default_":
+                start, end = _window(window, count + 1)
+                for row, positions in _found(word, targets):
+                    active[:, row, positions] = 0
+                    active[start:end, row, positions] = 1
+        return active
+
+    def factors(self, targets: Sequence[Tokens]) -> Tensor:
+        """The factor on each target token's attention, [targets, tokens]."""
+        factors = torch.ones(len(targets), targets[0].length)
+        for word, factor in self.weights.items():
+            for row, positions in _found(word, targets):
+                factors[row, positions] = float(factor)
+        return factors
+
+
+def _window(window: Window, count: int, name: str = "window") -> tuple[int, int]:
+    """First and one past the last of `count` steps that a window covers."""
+    bounds = tuple(window) if isinstance(window, Sequence) else (0.0, window)
+    if len(bounds) != 2 or not all(math.isfinite(b) and 0 <= b <= 1 for b in bounds) or bounds[0] > bounds[1]:
+        raise ValueError(f"{name}={window!r} is no part of the steps; give a fraction such as 0.8, or two such as (0.2, 0.8)")
+    return int(bounds[0] * count), int(bounds[1] * count)
+
+
+def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
+    """Rows and token positions of a word in the target prompts; it must stand in one of them at least."""
+    places, missing = [], None
+    for row, tokens in enumerate(targets):
+        try:
+            places.append((row, find(word, tokens)))
+        except ValueError as error:
+            missing = error
+    if not places and missing is not None:
+        raise missing
+    return places
+
+
+@dataclass
+class _Running(Editor):
+    """One run of Prompt-to-Prompt: the aligned prompts, and the mask that grows step by step."""
+
+    config: PromptToPrompt
+    weights: Tensor
+    kept: Tensor
+    active: Tensor
+    factors: Tensor
+    blending: _Blending | None
+
+    def attend(self, run: Run, step: Step) -> Attend:
+        active = self.active[step.index]
+        first, last = _window(self.config.self_replace, len(run.steps))
+        replaces_self = first <= step.index < last
+
+        def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
+            if not site.is_cross:
+                if replaces_self and q.shape[2] <= self.config.self_positions:
+                    return self.take_layout(q, k, v)
+                return None
+            watches = self.blending is not None and q.shape[2] == self.blending.positions
+            if not (watches or active.any()):
+                return None
+            return self.take_words(q, k, v, active, watches)
+
+        return attend
+
+    @staticmethod
+    def take_layout(q: Heads, k: Heads, v: Heads) -> Heads:
+        """Self-attention in which the text half's targets look where the source looks."""
+        (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
+        looks = [rows.source(x).expand_as(x) for x in (text_q, text_k)]
+        return torch.cat([attention(null_q, null_k, null_v), attention(*looks, text_v)])
+
+    def take_words(self, q: Heads, k: Heads, v: Heads, active: Tensor, watches: bool) -> Heads:
+        """Cross-attention of the text half, edited; the null half is never edited."""
+        (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
+        maps = self.edited(probabilities(text_q, text_k), active)
+        if watches:
+            self.blending.watch(maps)
+        return torch.cat([attention(null_q, null_k, null_v), maps @ text_v])
+
+    def edited(self, maps: Probabilities, active: Tensor) -> Probabilities:
+        """Attention maps [rows, heads, positions, tokens] in which the targets take over the source's words."""
+        # Source columns to target columns, kept where a token has a partner.
+        source, own = rows.source(maps), rows.targets(maps)
+        weights, kept, factors, active = (
+            x.to(maps.dtype) for x in (self.weights, self.kept, self.factors, active))
+        taken = torch.einsum("hps,tsw->thpw", source[0], weights)
+        taken = taken * kept[:, None, None] + own * (1 - kept[:, None, None])
+        # Re-weighting, unnormalised, and the schedule of each word.
+        taken = taken * factors[:, None, None]
+        return torch.cat([source, taken * active[:, None, None] + own * (1 - active[:, None, None])])
+
+    def blend(self, run: Run, step: Step, x: Latents) -> Latents:
+        if self.blending is None or not self.blending.started(step):
+            return x
+        mask = self.blending.mask(tuple(x.shape[-2:])).to(x.dtype)
+        return rows.source(x) + mask * (x - rows.source(x))
+
+
+@dataclass
+class _Blending:
+    """The running sum of the chosen words' attention, and the mask that it makes."""
+
+    config: LocalBlend
+    chosen: Tensor
+    subtracted: Tensor | None
+    size: tuple[int, int]
+    first_step: int
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, config: LocalBlend, tokens: Sequence[Tokens], run: Run) -> _Blending:
+        device, width = run.text.device, run.text.shape[1]
+        return cls(
+            config,
+            _marked(config.words, tokens, "blend")[:, :width].to(device),
+            None if config.subtract is None else _marked(config.subtract, tokens, "subtract")[:, :width].to(device),
+            _blend_size(run),
+            int(config.start * len(run.steps)),
+        )
+
+    @property
+    def positions(self) -> int:
+        return self.size[0] * self.size[1]
+
+    def started(self, step: Step) -> bool:
+        return step.index >= self.first_step and bool(self.sums)
+
+    def watch(self, maps: Probabilities) -> None:
+        """Add one layer's maps [rows, heads, positions, tokens], mean over heads, to the sums."""
+        mean = maps.detach().float().mean(1)
+        for name, marks in (("chosen", self.chosen), ("subtracted", self.subtracted)):
+            if marks is not None:
+                seen = (mean * marks[:, None]).sum(-1).unflatten(1, self.size)[:, None]
+                self.sums[name] = self.sums.get(name, 0) + seen
+
+    def mask(self, latent_size: tuple[int, int]) -> Mask:
+        """Where each row may differ from the source: the union of the source's and its own places."""
+        thresholds = self.config.threshold
+        chosen, subtracted = thresholds if isinstance(thresholds, tuple) else (thresholds, thresholds)
+        pooled = F.max_pool2d(self.sums["chosen"], 3, stride=1, padding=1)
+        mask = _above(pooled, chosen, latent_size)
+        if self.subtracted is not None:
+            mask = mask & ~_above(self.sums["subtracted"], subtracted, latent_size)
+        return mask
+
+
+def _above(maps: Tensor, threshold: float, size: tuple[int, int]) -> Mask:
+    """Where maps reach over a share of their maximum, in the source's row or their own."""
+    grown = F.interpolate(maps, size=size)
+    above = grown / grown.amax((2, 3), keepdim=True).clamp_min(1e-12) > threshold
+    return rows.source(above) | above
+
+
+def _marked(words: Sequence[Words], tokens: Sequence[Tokens], what: str) -> Tensor:
+    """1 at the tokens of the chosen words, [rows, tokens]."""
+    if isinstance(words, str) or len(words) != len(tokens):
+        raise ValueError(f"{what} words go by prompt: give {len(tokens)} entries, the source's first, got {words!r}")
+    marks = torch.zeros(len(tokens), tokens[0].length)
+    for row, (chosen, prompt) in enumerate(zip(words, tokens, strict=True)):
+        for word in [chosen] if isinstance(chosen, str) else chosen:
+            marks[row, find(word, prompt)] = 1
+    return marks
+
+
+def _blend_size(run: Run) -> tuple[int, int]:
+    """Size of the cross-attention maps nearest to a quarter of the latent's size (16×16 at 512×512)."""
+    quarter = run.latent_size[0] * run.latent_size[1] / 16
+    sizes = {spatial_size(positions, run.latent_size) for positions in run.backbone.cross_positions(run.latent_size)}
+    return min(sizes, key=lambda size: abs(math.log(size[0] * size[1] / quarter)))

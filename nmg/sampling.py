@@ -1,0 +1,165 @@
+"""The one loop: from the noise maps back to pictures, the source leading and the targets following."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from nmg import images, rows
+from nmg._types import Latents
+from nmg.backbone import Backbone
+from nmg.ddim import Step, steps as ddim_steps, transfer
+from nmg.editors import Editor, PromptToPrompt
+from nmg.guidance import CFG, NoiseMap
+from nmg.inversion import Trajectory, bar, invert
+from nmg.run import Run
+
+Callback = Callable[[Step, Latents], object]
+
+
+@torch.no_grad()
+def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Latents]]:
+    """Sample every row of a run from the noisiest map down, one DDIM step at a time.
+
+    Yields:
+        Each step with the latents [rows, channels, height, width] that it ended at, in fp32.
+
+    Raises:
+        FloatingPointError: if a step gives values that are not finite.
+    """
+    guidance, editor = guidance.prepare(run), editor.prepare(run)
+    x = run.start
+    for step in run.steps:
+        # Return to the inverted path before looking at the text.
+        x = guidance.steer(run, step, x)
+
+        # Predict the null and text halves under the editor's attention.
+        text = torch.cat([guidance.null(run, step), run.text])
+        doubled = editor.steer(run, step, rows.doubled(x), text)
+        eps = run.eps(doubled, step, text, editor.attend(run, step))
+
+        # One DDIM step.
+        x = transfer(rows.halves(doubled)[0], guidance.combine(run, step, eps), step.alpha, step.alpha_prev)
+        x = guidance.correct(run, step, x, eps)
+        x = editor.blend(run, step, x)
+
+        if not x.isfinite().all():
+            raise FloatingPointError(f"step {step.index} (t = {step.timestep}) gave values that are not finite; lower the "
+                                     "scales, or load the pipeline in float32 or bfloat16")
+        yield step, x
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an edit returns.
+
+    Attributes:
+        source: the picture that was inverted, as the model saw it (None if only its trajectory was given).
+        reconstruction: the source row's picture; how far it strays from the source tells how far to trust the edits.
+        pictures: one edited picture per target prompt.
+        latents: of all rows at level 0, [rows, channels, height, width].
+        trajectory: the noise maps, ready for the next edit of the same picture.
+    """
+
+    source: Image.Image | None
+    reconstruction: Image.Image
+    pictures: list[Image.Image]
+    latents: Latents
+    trajectory: Trajectory
+
+
+def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), negative: str = "") -> Run:
+    """Encode the prompts and gather what a run needs.
+
+    Args:
+        trajectory: of the source picture; its prompt is the source prompt.
+        targets: target prompts, possibly none.
+        negative: the prompt of the null half.
+
+    Raises:
+        TypeError, ValueError: for prompts that can't be used, or a trajectory of another model.
+    """
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    if isinstance(targets, str):
+        raise TypeError(f"targets is one string; give a list of prompts, targets=[{targets!r}]")
+    if any(isinstance(prompt, str) and not prompt.strip() for prompt in targets):
+        raise ValueError("a target prompt is empty, which asks for no edit; say what the edited picture should show")
+    _check(trajectory, backbone)
+    prompts = (trajectory.prompt, *targets)
+    embeddings = backbone.text([*prompts, negative])
+    null = embeddings[-1:].expand(len(prompts), -1, -1)
+    return Run(backbone, trajectory.to(backbone.device), prompts, embeddings[:-1], null)
+
+
+def _check(trajectory: Trajectory, backbone: Backbone) -> None:
+    if trajectory.model != backbone.name:
+        raise ValueError(f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
+                         "again, or use dataclasses.replace(trajectory, model=…) if the two are the same")
+    channels = backbone.unet.config.in_channels
+    if trajectory.maps.shape[1] != channels:
+        raise ValueError(f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
+                         "invert again with this pipeline")
+
+
+def edit(pipe: Any, image: Any, source: str | None = None, targets: Sequence[str] = (), *, guidance: CFG | None = None,
+         editor: Editor | None = None, steps: int | None = None, size: tuple[int, int] | None = None, negative: str = "",
+         callback: Callback | None = None, progress: bool = True) -> Edit:
+    """Edit a real picture: invert it, then sample source and targets together.
+
+    Args:
+        pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
+        image: whatever `images.load` reads, or a `Trajectory` to edit the same picture again.
+        source: what the picture shows; not needed with a trajectory.
+        targets: what the edited pictures should show, one prompt each; none for the reconstruction alone.
+        guidance: how the source row is kept on its path; `NoiseMap()` if not given.
+        editor: what the targets take from the source; `PromptToPrompt()` if not given.
+        steps: DDIM steps of the inversion, 50 if not given.
+        size: width and height in pixels; the model's own if not given.
+        negative: the prompt of the null half.
+        callback: called after each step with the step and the latents of all rows.
+        progress: whether to show bars.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: for an input that can't be used, with what works.
+    """
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    picture, trajectory = _inverted(backbone, image, source, steps, size, progress)
+    run = prepare(backbone, trajectory, targets, negative)
+    latents = run.start
+    for step, latents in bar_of(run, denoise(run, guidance or NoiseMap(), editor or PromptToPrompt()), progress):
+        if callback is not None:
+            callback(step, latents)
+    pictures = images.to_pil(backbone.decode(latents))
+    backbone.release()
+    return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
+
+
+def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterator:
+    """The steps of a run behind a progress bar."""
+    progress = bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown)
+    if shown:
+        progress.total = len(run.steps)
+    return progress
+
+
+def _inverted(backbone: Backbone, image: Any, source: str | None, count: int | None, size: tuple[int, int] | None,
+              progress: bool) -> tuple[Image.Image | None, Trajectory]:
+    if not isinstance(image, Trajectory):
+        if source is None:
+            raise ValueError("source is missing; say what the picture shows, such as source=\"a photo of a cat\"")
+        count = 50 if count is None else count
+        ddim_steps(backbone.scheduler, count)
+        picture = backbone.prepare(image, size)
+        return picture, invert(backbone, picture, source, steps=count, size=picture.size, progress=progress)
+    given = {"source": source, "steps": count, "size": size}
+    own = {"source": image.prompt, "steps": len(image.steps), "size": tuple(n * backbone.pixels_per_latent
+                                                                              for n in image.latent_size[::-1])}
+    for name, value in given.items():
+        if value is not None and value != own[name]:
+            raise ValueError(f"{name}={value!r} is not the trajectory's {own[name]!r}; leave it out, or invert again")
+    return None, image
+
