@@ -92,8 +92,8 @@ def find(words: str, tokens: Tokens) -> list[int]:
     matches = re.finditer(rf"(?<!\w){pattern}(?!\w)", tokens.prompt, re.IGNORECASE) if wanted else ()
     positions = sorted({i for match in matches for i in tokens.inside(match.span())})
     if not positions:
-        raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are "
-                         f"{', '.join(re.findall(r'[^\W_]+(?:[-’\'][^\W_]+)*', tokens.prompt)) or '(none)'}")
+        held = ", ".join(re.findall(r"\w+(?:[-’']\w+)*", tokens.prompt)) or "(none)"
+        raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are {held}")
     return positions
 
 

@@ -153,7 +153,7 @@ def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
     return places
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Running(Editor):
     """One run of Prompt-to-Prompt: the aligned prompts, and the mask that grows step by step."""
 
