@@ -14,6 +14,19 @@ from nmg.sampling import Edit, denoise, edit, prepare
 __version__ = "0.1.0"
 
 __all__ = [
-    "CFG", "Backbone", "Edit", "Editor", "LocalBlend", "NoiseMap", "PromptToPrompt", "Step", "Trajectory", "denoise", "edit",
-    "invert", "prepare", "steps", "transfer",
+    "CFG",
+    "Backbone",
+    "Edit",
+    "Editor",
+    "LocalBlend",
+    "NoiseMap",
+    "PromptToPrompt",
+    "Step",
+    "Trajectory",
+    "denoise",
+    "edit",
+    "invert",
+    "prepare",
+    "steps",
+    "transfer",
 ]

@@ -6,9 +6,9 @@ from torch import Tensor
 Image = Float[Tensor, "rows 3 height width"]
 """Pixels in 0…1."""
 Latents = Float[Tensor, "rows channels height width"]
-TextEmbeddings = Float[Tensor, "rows tokens width"]
-Heads = Float[Tensor, "rows heads positions dim"]
-"""Queries, keys, values or outputs of one attention layer."""
+TextEmbeddings = Float[Tensor, "rows tokens features"]
+Heads = Float[Tensor, "rows heads _ dim"]
+"""Queries, keys, values or outputs of one attention layer: one vector per position or text token."""
 Probabilities = Float[Tensor, "rows heads queries keys"]
 TokenMap = Float[Tensor, "source_tokens target_tokens"]
 Mask = Bool[Tensor, "rows 1 height width"]

@@ -209,5 +209,7 @@ def _map(groups: Sequence[tuple[list[int], list[int]]], source_length: int, targ
 
 def _same_count(old: list, new: list, source: Tokens, target: Tokens) -> None:
     if len(old) != len(new):
-        raise ValueError(f"replacing words needs prompts of equally many words, got {len(old)} in {source.prompt!r} and "
-                         f"{len(new)} in {target.prompt!r}; use mode=\"refine\"")
+        raise ValueError(
+            f"replacing words needs prompts of equally many words, got {len(old)} in {source.prompt!r} and "
+            f'{len(new)} in {target.prompt!r}; use mode="refine"'
+        )

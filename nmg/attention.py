@@ -75,12 +75,16 @@ def sites(unet: Any) -> dict[str, Site]:
     """
     processors = getattr(unet, "attn_processors", None)
     if not processors:
-        raise TypeError(f"{type(unet).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
-                        "whose unet is a UNet2DConditionModel")
+        raise TypeError(
+            f"{type(unet).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
+            "whose unet is a UNet2DConditionModel"
+        )
     foreign = {type(p).__name__ for p in processors.values()} - _STOCK
     if foreign:
-        raise TypeError(f"the UNet carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
-                        "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()")
+        raise TypeError(
+            f"the UNet carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
+            "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()"
+        )
 
     def order(name: str) -> tuple:
         place = ("down", "mid", "up").index(name.split("_", 1)[0])
@@ -116,8 +120,10 @@ def attending(unet: Any, attend: Attend | None) -> Iterator[None]:
     finally:
         unet.set_attn_processor(saved)
     if not calls:
-        raise RuntimeError("the network ran without calling any attention hook, so nothing would have been edited; "
-                           "was it compiled or replaced by another module?")
+        raise RuntimeError(
+            "the network ran without calling any attention hook, so nothing would have been edited; "
+            "was it compiled or replaced by another module?"
+        )
 
 
 class _Hook:
@@ -139,8 +145,10 @@ class _Hook:
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
 
-        q, k, v = (projection(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-                   for projection, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context)))
+        q, k, v = (
+            projection(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for projection, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
         q = q if getattr(attn, "norm_q", None) is None else attn.norm_q(q)
         k = k if getattr(attn, "norm_k", None) is None else attn.norm_k(k)
         out = self.attend(self.site, q, k, v)

@@ -33,17 +33,24 @@ class Backbone:
     """
 
     def __init__(self, pipe: Any):
-        missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
-                   if getattr(pipe, part, None) is None]
+        missing = [
+            part
+            for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
+            if getattr(pipe, part, None) is None
+        ]
         if missing:
             raise TypeError(f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded StableDiffusionPipeline")
         if getattr(pipe, "text_encoder_2", None) is not None:
-            raise TypeError(f"{type(pipe).__name__} has two text encoders; Stable Diffusion XL is not supported yet, "
-                            "Stable Diffusion 1 and 2 are")
+            raise TypeError(
+                f"{type(pipe).__name__} has two text encoders; Stable Diffusion XL is not supported yet, "
+                "Stable Diffusion 1 and 2 are"
+            )
         self.pipe, self.unet, self.vae, self.tokenizer = pipe, pipe.unet, pipe.vae, pipe.tokenizer
         if self.unet.config.in_channels != self.vae.config.latent_channels:
-            raise TypeError(f"the UNet takes {self.unet.config.in_channels} channels and the latent has "
-                            f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here")
+            raise TypeError(
+                f"the UNet takes {self.unet.config.in_channels} channels and the latent has "
+                f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
+            )
         sites(self.unet)
 
     @property
@@ -89,8 +96,10 @@ class Backbone:
         width, height = self.native_size if size is None else size
         step = self.pixels_per_latent
         if min(width, height) < 2 * step or width % step or height % step:
-            raise ValueError(f"size={width}×{height} doesn't fit the latent; give multiples of {step}, "
-                             f"such as {self.native_size[0]}×{self.native_size[1]}")
+            raise ValueError(
+                f"size={width}×{height} doesn't fit the latent; give multiples of {step}, "
+                f"such as {self.native_size[0]}×{self.native_size[1]}"
+            )
         return images.fit(images.load(image), width, height)
 
     @torch.no_grad()
@@ -113,8 +122,9 @@ class Backbone:
         rows = [self.vae.decode(row.to(self.device, dtype), return_dict=False)[0].float() for row in scaled.split(1)]
         pixels = torch.cat(rows)
         if not pixels.isfinite().all():
-            raise FloatingPointError(f"the VAE decoded values that are not finite in {dtype}; "
-                                     "try pipe.vae.to(torch.float32)")
+            raise FloatingPointError(
+                f"the VAE decoded values that are not finite in {dtype}; try pipe.vae.to(torch.float32)"
+            )
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     @property
@@ -135,8 +145,10 @@ class Backbone:
                 raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")
             used = len(self.tokenizer(self.readable(prompt)).input_ids)
             if used > self.max_tokens:
-                raise ValueError(f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
-                                 f"begin and end included; shorten {prompt!r}")
+                raise ValueError(
+                    f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
+                    f"begin and end included; shorten {prompt!r}"
+                )
         return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
 
     def readable(self, prompt: str) -> str:

@@ -49,8 +49,10 @@ def steps(scheduler: Any, count: int, offset: int | None = None) -> tuple[Step, 
     final = 1.0 if scheduler.config.get("set_alpha_to_one", True) else alphas[0]
     levels = [alphas[t] for t in timesteps] + [final]
     if min(levels) <= 1e-8:
-        raise ValueError("the schedule starts from pure noise (ᾱ = 0), which DDIM can't invert; "
-                         "use a scheduler with rescale_betas_zero_snr=False")
+        raise ValueError(
+            "the schedule starts from pure noise (ᾱ = 0), which DDIM can't invert; "
+            "use a scheduler with rescale_betas_zero_snr=False"
+        )
     return tuple(Step(i, t, levels[i], levels[i + 1]) for i, t in enumerate(timesteps))
 
 
@@ -68,8 +70,9 @@ def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[
     else:
         raise ValueError(f"timestep_spacing={spacing!r} is unknown; leading, trailing and linspace work")
     if timesteps[-1] >= train:
-        raise ValueError(f"steps={count} with steps_offset={offset} runs past the last timestep {train - 1}; "
-                         f"give fewer steps")
+        raise ValueError(
+            f"steps={count} with steps_offset={offset} runs past the last timestep {train - 1}; give fewer steps"
+        )
     return timesteps[::-1]
 
 
@@ -78,6 +81,8 @@ def predict_clean(x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], alph
     return (x - (1 - alpha) ** 0.5 * eps) / alpha**0.5
 
 
-def transfer(x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], a_from: float, a_to: float) -> Float[Tensor, "*shape"]:
+def transfer(
+    x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], a_from: float, a_to: float
+) -> Float[Tensor, "*shape"]:
     """Move `x` from level ᾱ = `a_from` to level `a_to` along the noise `eps`, up or down."""
     return a_to**0.5 * predict_clean(x, eps, a_from) + (1 - a_to) ** 0.5 * eps

@@ -27,7 +27,9 @@ def load(image: Any) -> Image.Image:
     """
     if isinstance(image, str | os.PathLike):
         if not os.path.isfile(image):
-            raise FileNotFoundError(f"there is no picture at {os.fspath(image)!r}; give the path of a PNG, JPEG or WebP file")
+            raise FileNotFoundError(
+                f"there is no picture at {os.fspath(image)!r}; give the path of a PNG, JPEG or WebP file"
+            )
         try:
             image = Image.open(image)
             image.load()
@@ -38,8 +40,10 @@ def load(image: Any) -> Image.Image:
     elif isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
-        raise TypeError(f"image is a {type(image).__name__}; give a path, a PIL image, an array [height, width, 3] "
-                        "or a tensor [3, height, width]")
+        raise TypeError(
+            f"image is a {type(image).__name__}; give a path, a PIL image, an array [height, width, 3] "
+            "or a tensor [3, height, width]"
+        )
     if min(image.size) < SMALLEST:
         raise ValueError(f"the picture is {image.width}×{image.height} pixels; it needs at least {SMALLEST} each way")
     return _to_rgb(ImageOps.exif_transpose(image))

@@ -71,8 +71,11 @@ class Trajectory:
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         part = f"{os.fspath(path)}.part"
-        save_file({"maps": self.maps.float().cpu().contiguous()}, part,
-                  metadata={"format": FORMAT, "trajectory": json.dumps(described)})
+        save_file(
+            {"maps": self.maps.float().cpu().contiguous()},
+            part,
+            metadata={"format": FORMAT, "trajectory": json.dumps(described)},
+        )
         os.replace(part, path)
 
     @classmethod
@@ -139,8 +142,17 @@ CONVENTIONS: dict[str, Callable[[tuple[Step, ...], Any], list[Rise]]] = {
 """Inversions by name. With "diffusers-0.18" give `offset=0` too, to reproduce the authors' notebooks."""
 
 
-def invert(pipe: Any, image: Any, prompt: str = "", *, steps: int = 50, size: tuple[int, int] | None = None,
-           convention: str = "aligned", offset: int | None = None, progress: bool = True) -> Trajectory:
+def invert(
+    pipe: Any,
+    image: Any,
+    prompt: str = "",
+    *,
+    steps: int = 50,
+    size: tuple[int, int] | None = None,
+    convention: str = "aligned",
+    offset: int | None = None,
+    progress: bool = True,
+) -> Trajectory:
     """Invert a picture by DDIM at guidance 1 and keep the latent of every level.
 
     Args:
@@ -165,8 +177,15 @@ def invert(pipe: Any, image: Any, prompt: str = "", *, steps: int = 50, size: tu
 
 
 @torch.no_grad()
-def rise(backbone: Backbone, latents: Latents, prompt: str, count: int, convention: str = "aligned",
-         offset: int | None = None, progress: bool = False) -> Trajectory:
+def rise(
+    backbone: Backbone,
+    latents: Latents,
+    prompt: str,
+    count: int,
+    convention: str = "aligned",
+    offset: int | None = None,
+    progress: bool = False,
+) -> Trajectory:
     """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
@@ -180,8 +199,10 @@ def rise(backbone: Backbone, latents: Latents, prompt: str, count: int, conventi
         eps = backbone.eps(x, Step(i, up.timestep, up.alpha, up.a_to), text)
         x = transfer(x, eps, up.a_from, up.a_to)
         if not x.isfinite().all():
-            raise FloatingPointError(f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
-                                     "load the pipeline in float32 or bfloat16")
+            raise FloatingPointError(
+                f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
+                "load the pipeline in float32 or bfloat16"
+            )
         maps.append(x)
     levels = (rises[0].a_from, *(up.a_to for up in rises))
     return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention)

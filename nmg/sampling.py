@@ -12,7 +12,8 @@ from PIL import Image
 from nmg import images, rows
 from nmg._types import Latents
 from nmg.backbone import Backbone
-from nmg.ddim import Step, steps as ddim_steps, transfer
+from nmg.ddim import Step, transfer
+from nmg.ddim import steps as ddim_steps
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap
 from nmg.inversion import Trajectory, bar, invert
@@ -48,8 +49,10 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         x = editor.blend(run, step, x)
 
         if not x.isfinite().all():
-            raise FloatingPointError(f"step {step.index} (t = {step.timestep}) gave values that are not finite; lower the "
-                                     "scales, or load the pipeline in float32 or bfloat16")
+            raise FloatingPointError(
+                f"step {step.index} (t = {step.timestep}) gave values that are not finite; lower the "
+                "scales, or load the pipeline in float32 or bfloat16"
+            )
         yield step, x
 
 
@@ -97,17 +100,32 @@ def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), nega
 
 def _check(trajectory: Trajectory, backbone: Backbone) -> None:
     if trajectory.model != backbone.name:
-        raise ValueError(f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
-                         "again, or use dataclasses.replace(trajectory, model=…) if the two are the same")
+        raise ValueError(
+            f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
+            "again, or use dataclasses.replace(trajectory, model=…) if the two are the same"
+        )
     channels = backbone.unet.config.in_channels
     if trajectory.maps.shape[1] != channels:
-        raise ValueError(f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
-                         "invert again with this pipeline")
+        raise ValueError(
+            f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
+            "invert again with this pipeline"
+        )
 
 
-def edit(pipe: Any, image: Any, source: str | None = None, targets: Sequence[str] = (), *, guidance: CFG | None = None,
-         editor: Editor | None = None, steps: int | None = None, size: tuple[int, int] | None = None, negative: str = "",
-         callback: Callback | None = None, progress: bool = True) -> Edit:
+def edit(
+    pipe: Any,
+    image: Any,
+    source: str | None = None,
+    targets: Sequence[str] = (),
+    *,
+    guidance: CFG | None = None,
+    editor: Editor | None = None,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    negative: str = "",
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Edit:
     """Edit a real picture: invert it, then sample source and targets together.
 
     Args:
@@ -146,20 +164,23 @@ def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterator:
     return progress
 
 
-def _inverted(backbone: Backbone, image: Any, source: str | None, count: int | None, size: tuple[int, int] | None,
-              progress: bool) -> tuple[Image.Image | None, Trajectory]:
+def _inverted(
+    backbone: Backbone, image: Any, source: str | None, count: int | None, size: tuple[int, int] | None, progress: bool
+) -> tuple[Image.Image | None, Trajectory]:
     if not isinstance(image, Trajectory):
         if source is None:
-            raise ValueError("source is missing; say what the picture shows, such as source=\"a photo of a cat\"")
+            raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
         count = 50 if count is None else count
         ddim_steps(backbone.scheduler, count)
         picture = backbone.prepare(image, size)
         return picture, invert(backbone, picture, source, steps=count, size=picture.size, progress=progress)
     given = {"source": source, "steps": count, "size": size}
-    own = {"source": image.prompt, "steps": len(image.steps), "size": tuple(n * backbone.pixels_per_latent
-                                                                              for n in image.latent_size[::-1])}
+    own = {
+        "source": image.prompt,
+        "steps": len(image.steps),
+        "size": tuple(n * backbone.pixels_per_latent for n in image.latent_size[::-1]),
+    }
     for name, value in given.items():
         if value is not None and value != own[name]:
             raise ValueError(f"{name}={value!r} is not the trajectory's {own[name]!r}; leave it out, or invert again")
     return None, image
-

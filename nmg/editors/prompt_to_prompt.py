@@ -136,7 +136,9 @@ def _window(window: Window, count: int, name: str = "window") -> tuple[int, int]
     """First and one past the last of `count` steps that a window covers."""
     bounds = tuple(window) if isinstance(window, Sequence) else (0.0, window)
     if len(bounds) != 2 or not all(math.isfinite(b) and 0 <= b <= 1 for b in bounds) or bounds[0] > bounds[1]:
-        raise ValueError(f"{name}={window!r} is no part of the steps; give a fraction such as 0.8, or two such as (0.2, 0.8)")
+        raise ValueError(
+            f"{name}={window!r} is no part of the steps; give a fraction such as 0.8, or two such as (0.2, 0.8)"
+        )
     return int(bounds[0] * count), int(bounds[1] * count)
 
 
@@ -200,8 +202,7 @@ class _Running(Editor):
         """Attention maps [rows, heads, positions, tokens] in which the targets take over the source's words."""
         # Source columns to target columns, kept where a token has a partner.
         source, own = rows.source(maps), rows.targets(maps)
-        weights, kept, factors, active = (
-            x.to(maps.dtype) for x in (self.weights, self.kept, self.factors, active))
+        weights, kept, factors, active = (x.to(maps.dtype) for x in (self.weights, self.kept, self.factors, active))
         taken = torch.einsum("hps,tsw->thpw", source[0], weights)
         taken = taken * kept[:, None, None] + own * (1 - kept[:, None, None])
         # Re-weighting, unnormalised, and the schedule of each word.

@@ -1,5 +1,5 @@
-"""Noise Map Guidance: Cho, Lee, Kim, Jeong & Kim, "Noise Map Guidance: Inversion with Spatial Context for
-Real Image Editing", ICLR 2024, arXiv 2402.04625.
+"""Noise Map Guidance: Cho, Lee, Kim, Oh & Jeong, "Noise Map Guidance: Inversion with Spatial Context for Real
+Image Editing", ICLR 2024, arXiv 2402.04625.
 """
 
 from __future__ import annotations

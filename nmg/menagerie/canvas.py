@@ -66,8 +66,13 @@ class Canvas:
             return
         turns = np.linspace(0, 2 * math.pi, 28, endpoint=False)
         c, s = math.cos(angle), math.sin(angle)
-        self.polygon([(x + rx * math.cos(t) * c - ry * math.sin(t) * s, y + rx * math.cos(t) * s + ry * math.sin(t) * c)
-                      for t in turns], fill)
+        self.polygon(
+            [
+                (x + rx * math.cos(t) * c - ry * math.sin(t) * s, y + rx * math.cos(t) * s + ry * math.sin(t) * c)
+                for t in turns
+            ],
+            fill,
+        )
 
     def ring(self, x: float, y: float, rx: float, ry: float, width: float, fill: Colour) -> None:
         self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), outline=fill, width=self.width(width))

@@ -18,6 +18,7 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
     Without `random` the caption is canonical: every factor is named, and equal factors give equal
     words. With `random` (for training) factors are left out and styles phrased in several ways.
     """
+
     def named(chance: float) -> bool:
         return random is None or random.random() < chance
 

@@ -167,8 +167,19 @@ def _coat(c: Canvas, look: Look, x: float, y: float, turn: float) -> None:
     if look.kind == "fox" and look.side:
         c.polygon([(x - 1, y + 1), (x + 12.6, y - 2), (x + 15.5, y + 5), (x + 5, y + 11)], PAPER)
     elif look.kind == "fox":
-        c.polygon([(x - 12.6, y + 2), (x - 4, y + 1), (x, y - 3), (x + 4, y + 1), (x + 12.6, y + 2), (x + 5, y + 10.4),
-                   (x, y + 11.4), (x - 5, y + 10.4)], PAPER)
+        c.polygon(
+            [
+                (x - 12.6, y + 2),
+                (x - 4, y + 1),
+                (x, y - 3),
+                (x + 4, y + 1),
+                (x + 12.6, y + 2),
+                (x + 5, y + 10.4),
+                (x, y + 11.4),
+                (x - 5, y + 10.4),
+            ],
+            PAPER,
+        )
     elif look.kind in ("dog", "bear", "tiger"):
         c.ellipse(x + turn * 1.2, y + 5, 7, 5.6, look.light)
     else:
@@ -176,8 +187,10 @@ def _coat(c: Canvas, look: Look, x: float, y: float, turn: float) -> None:
             c.ellipse(x + turn * 1.2 + e * 2.7, y + 5.2, 3.7, 3.2, look.light)
     if look.kind == "tiger":
         for dx in (-4, 0, 4):
-            c.polygon([(x + dx - 1.3, y - 11 + abs(dx) * 0.25), (x + dx + 1.3, y - 11 + abs(dx) * 0.25),
-                       (x + dx * 0.7, y - 5.2)], INK)
+            c.polygon(
+                [(x + dx - 1.3, y - 11 + abs(dx) * 0.25), (x + dx + 1.3, y - 11 + abs(dx) * 0.25), (x + dx * 0.7, y - 5.2)],
+                INK,
+            )
         for e in (-1,) if look.side else (-1, 1):
             for dy in (-1, 3.4):
                 c.polygon([(x + e * 13, y + dy - 1.3), (x + e * 12.6, y + dy + 1.6), (x + e * 7.6, y + dy + 0.4)], INK)

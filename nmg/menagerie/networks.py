@@ -45,8 +45,14 @@ def write_tokenizer(folder: Path) -> None:
 
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
-    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True,
-              "add_prefix_space": False, "errors": "replace"}
+    config = {
+        **special,
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_TOKENS,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
 
 
@@ -60,11 +66,20 @@ def build_tokenizer(folder: Path):
 def build_text_encoder(tokenizer) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=TEXT_WIDTH,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def restore_text_layout(path: Path) -> None:
@@ -79,8 +94,13 @@ def build_vae(channels: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(channels), up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels, layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=IMAGE_SIZE,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
     )
 
@@ -90,9 +110,14 @@ def build_unet(channels: tuple[int, ...] = (64, 128), layers: int = 1) -> nn.Mod
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16, down_block_types=("CrossAttnDownBlock2D",) * len(channels),
-        up_block_types=("CrossAttnUpBlock2D",) * len(channels), block_out_channels=channels, layers_per_block=layers,
-        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
+        sample_size=16,
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=layers,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
     )
 
 
@@ -100,8 +125,14 @@ def build_scheduler():
     """Stable Diffusion's noise schedule, sampled by DDIM."""
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                         set_alpha_to_one=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 class FactorClassifier(nn.Module):
@@ -112,13 +143,24 @@ class FactorClassifier(nn.Module):
 
         def stage(inside: int, outside: int) -> nn.Sequential:
             return nn.Sequential(
-                nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.SiLU(),
-                nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.SiLU(),
+                nn.Conv2d(inside, outside, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outside),
+                nn.SiLU(),
+                nn.Conv2d(outside, outside, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outside),
+                nn.SiLU(),
                 nn.MaxPool2d(2),
             )
 
-        self.features = nn.Sequential(stage(3, width), stage(width, 2 * width), stage(2 * width, 4 * width),
-                                      stage(4 * width, 4 * width), nn.Flatten(), nn.Linear(4 * width * 16, 192), nn.SiLU())
+        self.features = nn.Sequential(
+            stage(3, width),
+            stage(width, 2 * width),
+            stage(2 * width, 4 * width),
+            stage(4 * width, 4 * width),
+            nn.Flatten(),
+            nn.Linear(4 * width * 16, 192),
+            nn.SiLU(),
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(192, len(values)) for name, values in FACTORS.items()})
 
     def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> dict[str, Float[Tensor, "batch values"]]:
@@ -133,7 +175,8 @@ class FactorClassifier(nn.Module):
         return [{name: FACTORS[name][indices[name][i]] for name in FACTORS} for i in range(len(images))]
 
     def save(self, path: Path) -> None:
-        save_file({key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in self.state_dict().items()}, path)
+        state = {k: t.half() if t.is_floating_point() else t for k, t in self.state_dict().items()}
+        save_file({k: t.contiguous() for k, t in state.items()}, path)
 
     @classmethod
     def load(cls, path: Path) -> FactorClassifier:

@@ -125,9 +125,16 @@ def snow(s: Setting) -> None:
         x, width, height = 8 + i * 24 + s.uniform(-6, 6), s.uniform(15, 20), s.uniform(17, 24)
         foot, peak = s.horizon + 2, (x, s.horizon - height)
         s.canvas.polygon([(x - width, foot), (x + width, foot), peak], s.colour(136, 154, 188))
-        s.canvas.polygon([(x - width * 0.4, foot - height * 0.65), (x - width * 0.1, foot - height * 0.55),
-                          (x + width * 0.12, foot - height * 0.68), (x + width * 0.4, foot - height * 0.65), peak],
-                         (250, 252, 255))
+        s.canvas.polygon(
+            [
+                (x - width * 0.4, foot - height * 0.65),
+                (x - width * 0.1, foot - height * 0.55),
+                (x + width * 0.12, foot - height * 0.68),
+                (x + width * 0.4, foot - height * 0.65),
+                peak,
+            ],
+            (250, 252, 255),
+        )
     s.ground(s.colour(238, 244, 252))
     s.canvas.ellipse(s.uniform(5, 25), s.horizon + 6, 24, 5, s.colour(224, 234, 248))
     for x in (5, 19, 45, 59):
@@ -183,5 +190,10 @@ def room(s: Setting) -> None:
 
 
 PLACES: dict[str, Callable[[Setting], None]] = {
-    "forest": forest, "desert": desert, "beach": beach, "snow": snow, "city": city, "room": room,
+    "forest": forest,
+    "desert": desert,
+    "beach": beach,
+    "snow": snow,
+    "city": city,
+    "room": room,
 }

@@ -21,12 +21,26 @@ from nmg.menagerie.places import PLACES, Setting
 from nmg.menagerie.styles import STYLES
 
 COLOURS: dict[str, Colour] = {
-    "red": (214, 48, 42), "orange": (240, 140, 40), "yellow": (246, 212, 56), "green": (66, 166, 72),
-    "blue": (52, 104, 214), "purple": (138, 66, 178), "pink": (244, 142, 182), "white": (242, 240, 236),
-    "gray": (140, 142, 148), "brown": (132, 84, 48),
+    "red": (214, 48, 42),
+    "orange": (240, 140, 40),
+    "yellow": (246, 212, 56),
+    "green": (66, 166, 72),
+    "blue": (52, 104, 214),
+    "purple": (138, 66, 178),
+    "pink": (244, 142, 182),
+    "white": (242, 240, 236),
+    "gray": (140, 142, 148),
+    "brown": (132, 84, 48),
 }
-NATURAL = {"cat": "gray", "dog": "brown", "fox": "orange", "rabbit": "white", "tiger": "orange", "bear": "brown",
-           "car": "red"}
+NATURAL = {
+    "cat": "gray",
+    "dog": "brown",
+    "fox": "orange",
+    "rabbit": "white",
+    "tiger": "orange",
+    "bear": "brown",
+    "car": "red",
+}
 
 FACTORS: dict[str, tuple] = {
     "kind": tuple(NATURAL),
@@ -51,9 +65,16 @@ class Nuisances:
     def values(self) -> dict[str, float]:
         r = np.random.default_rng(self.seed)
         return dict(
-            x=r.uniform(-5, 5), y=r.uniform(-1.5, 2), scale=r.uniform(0.94, 1.12), hue=r.normal(0, 0.010),
-            value=r.uniform(0.93, 1.05), light=r.uniform(-1, 1), horizon=r.uniform(32, 38), mirrored=r.integers(2),
-            place_hue=r.normal(0, 0.012), place_value=r.uniform(0.94, 1.04),
+            x=r.uniform(-5, 5),
+            y=r.uniform(-1.5, 2),
+            scale=r.uniform(0.94, 1.12),
+            hue=r.normal(0, 0.010),
+            value=r.uniform(0.93, 1.05),
+            light=r.uniform(-1, 1),
+            horizon=r.uniform(32, 38),
+            mirrored=r.integers(2),
+            place_hue=r.normal(0, 0.012),
+            place_value=r.uniform(0.94, 1.04),
         )
 
     def __getitem__(self, name: str) -> float:
@@ -143,8 +164,15 @@ class Scene:
         # The sun stands to one side, clear of the figure's head.
         sun_x = 32 + (14 + 10 * abs(n["light"])) * (1 if n["light"] > 0 else -1)
         place_seed = [self.seed, 2, list(PLACES).index(self.place)]
-        setting = Setting(canvas, np.random.default_rng(place_seed), n["horizon"], self.style == "at night", sun_x,
-                          n["place_hue"], n["place_value"])
+        setting = Setting(
+            canvas,
+            np.random.default_rng(place_seed),
+            n["horizon"],
+            self.style == "at night",
+            sun_x,
+            n["place_hue"],
+            n["place_value"],
+        )
         PLACES[self.place](setting)
 
         x, y, scale = 32 + n["x"], 58 + n["y"], n["scale"]
@@ -169,3 +197,24 @@ def _unknown_factor(name: str) -> str:
     close = difflib.get_close_matches(name, FACTORS, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"Menagerie has no factor {name!r}; its factors are {', '.join(FACTORS)}{hint}"
+
+
+def parse(text: str) -> Scene:
+    """A scene from text such as "7" or "7,kind=cat,colour=red": a seed to draw from, and factors to hold.
+
+    Raises:
+        ValueError: for text of another form, an unknown factor or value.
+    """
+    seed, *pairs = text.split(",")
+    try:
+        number = int(seed)
+        held = dict(pair.split("=") for pair in pairs)
+    except ValueError as error:
+        raise ValueError(f"{text!r} names no scene; write a seed and factors, such as 7,kind=cat,colour=red") from error
+    return Scene.sample(number, **parse_changes(held))
+
+
+def parse_changes(pairs: dict[str, str]) -> dict[str, object]:
+    """Factors given as text, with glasses=yes or no as truth values."""
+    truth = {"yes": True, "true": True, "no": False, "false": False}
+    return {name: truth.get(value.lower(), value) if name == "glasses" else value for name, value in pairs.items()}

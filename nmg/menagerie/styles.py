@@ -63,5 +63,7 @@ def pencil_sketch(picture: Picture, unit: float, random: np.random.Generator) ->
 
 
 STYLES: dict[str, Callable[[Picture, float, np.random.Generator], Picture]] = {
-    "oil painting": oil_painting, "pencil sketch": pencil_sketch, "at night": night,
+    "oil painting": oil_painting,
+    "pencil sketch": pencil_sketch,
+    "at night": night,
 }

@@ -66,7 +66,7 @@ def shuffled(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
     while True:
         order = random.permutation(count)
         for start in range(0, count - batch + 1, batch):
-            yield order[start:start + batch]
+            yield order[start : start + batch]
 
 
 # ---------------------------------------------------------------- one loop for every network
@@ -98,8 +98,18 @@ class Stage:
         loss: maps a step's random generator to a scalar and a dict of figures to log.
     """
 
-    def __init__(self, name: str, network: nn.Module, loss: Callable, folder: Path, accelerator, peak: float,
-                 batch: int, decay: float = 0.999, seed: int = 0):
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        loss: Callable,
+        folder: Path,
+        accelerator,
+        peak: float,
+        batch: int,
+        decay: float = 0.999,
+        seed: int = 0,
+    ):
         self.name, self.loss, self.folder, self.peak, self.batch = name, loss, folder, peak, batch
         self.accelerator, self.decay = accelerator, decay
         self.network = network
@@ -120,8 +130,13 @@ class Stage:
             return self.average
         self.network.train()
         start, saved, window = time.time() - self.seconds, time.time(), []
-        bar = tqdm(desc=self.name, total=None if budget.samples == math.inf else int(budget.samples),
-                   initial=self.samples, unit="sample", mininterval=5)
+        bar = tqdm(
+            desc=self.name,
+            total=None if budget.samples == math.inf else int(budget.samples),
+            initial=self.samples,
+            unit="sample",
+            mininterval=5,
+        )
         while (spent := budget.spent(self.samples, self.seconds)) < 1:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.peak, spent, self.samples)
@@ -159,9 +174,14 @@ class Stage:
         return {key: float(np.mean([row[key] for row in window])) for key in window[0]} if window else {}
 
     def _save(self, window: list[dict[str, float]]) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
-                 "samples": self.samples, "seconds": self.seconds}
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
         part = self.path.with_suffix(".part")
         torch.save(state, part)
         part.rename(self.path)
@@ -190,8 +210,7 @@ def classifier_loss(bank: np.ndarray, batch: int, device: torch.device) -> Calla
         # A little blur-free noise, so that an autoencoder's grain does not mislead the reading.
         pictures = pictures + 0.08 * torch.randn(pictures.shape, generator=generator).to(device)
         answers = networks.targets([Scene.sample(TRAIN_SEEDS + int(i)) for i in chosen])
-        losses = [F.cross_entropy(logits.float(), answers[name].to(device))
-                  for name, logits in network(pictures).items()]
+        losses = [F.cross_entropy(logits.float(), answers[name].to(device)) for name, logits in network(pictures).items()]
         return torch.stack(losses).mean(), {}
 
     return loss
@@ -261,7 +280,7 @@ def encode_bank(bank: np.ndarray, vae: nn.Module, folder: Path, device: torch.de
     if not path.exists():
         rows = []
         for start in tqdm(range(0, len(bank), 256), "encode"):
-            pictures = to_tensor(bank[start:start + 256]).to(device)
+            pictures = to_tensor(bank[start : start + 256]).to(device)
             pictures[1::2] = pictures[1::2].flip(-1)
             rows.append(vae.encode(pictures).latent_dist.mean.float().cpu())
         latents = torch.cat(rows)
@@ -313,10 +332,18 @@ def export(out: Path, vae: nn.Module, denoiser: Denoiser, tokenizer, scheduler, 
     from diffusers import StableDiffusionPipeline
 
     cpu = {"unet": denoiser.unet, "vae": vae, "text_encoder": denoiser.text_encoder}
-    halves = {name: copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format)
-              for name, part in cpu.items()}
-    pipeline = StableDiffusionPipeline(**halves, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
-                                       feature_extractor=None, requires_safety_checker=False)
+    halves = {
+        name: copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format)
+        for name, part in cpu.items()
+    }
+    pipeline = StableDiffusionPipeline(
+        **halves,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(out, safe_serialization=True)
     networks.write_tokenizer(out / "tokenizer")
     for stray in ("tokenizer.json", "vocabulary.json"):
@@ -326,8 +353,9 @@ def export(out: Path, vae: nn.Module, denoiser: Denoiser, tokenizer, scheduler, 
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("nmg.menagerie.train", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        "nmg.menagerie.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cuda = torch.cuda.is_available()
     p.add_argument("--work", default="runs/menagerie", help="folder for checkpoints, logs and the rendered scenes")
     p.add_argument("--out", default="runs/menagerie/pipeline", help="folder for the finished pipeline")

@@ -1,0 +1,7 @@
+"""`python -m nmg` is `nmg`."""
+
+import sys
+
+from nmg.cli import main
+
+sys.exit(main())

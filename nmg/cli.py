@@ -1,0 +1,439 @@
+"""The command line: `nmg edit`, `nmg invert`, `nmg replay`, `nmg models`, `nmg demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nmg
+from nmg.editors import Editor, LocalBlend, PromptToPrompt
+from nmg.guidance import CFG, NoiseMap
+from nmg.guidance.noise_map import ENERGIES
+from nmg.inversion import CONVENTIONS, Trajectory
+from nmg.menagerie import caption
+from nmg.menagerie import model as menagerie
+from nmg.menagerie.scene import Scene, parse, parse_changes
+from nmg.recipe import Recipe, digest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+DESCRIPTION = """\
+Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024) and Prompt-to-Prompt.
+
+Without a GPU the bundled model runs, which knows a drawn world of animals and cars:
+
+  nmg edit scene:7 --change colour=blue
+  nmg edit photo.png --source "a cat sitting in the forest" --target "a dog sitting in the forest"
+
+With CUDA the default is Stable Diffusion 1.4; --model takes any Stable Diffusion 1 or 2 by hub id or folder:
+
+  nmg edit photo.jpg --model CompVis/stable-diffusion-v1-4 \\
+      --source "a cat on a table" --target "a tiger on a table" --blend cat tiger
+"""
+
+EDIT = """\
+IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow.
+
+How to choose: if the reconstruction strays from the source, raise --noise-map-scale; if the edit is too
+weak, lower --cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it
+changes too much, raise them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser("nmg", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--version", action="version", version=f"nmg {nmg.__version__}")
+    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    edit = commands.add_parser(
+        "edit",
+        help="edit a picture",
+        description="Edit a picture.",
+        epilog=EDIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _picture(edit)
+    edit.add_argument(
+        "--target", action="append", default=[], metavar="PROMPT", help="what the edit should show; repeatable"
+    )
+    edit.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="FACTOR=VALUE",
+        help="for a scene: the target prompt with a factor changed, such as place=beach",
+    )
+    edit.add_argument("--negative", default="", metavar="PROMPT", help="prompt of the null half")
+    edit.add_argument("--trajectory", metavar="FILE", help="edit a trajectory of `nmg invert` instead of IMAGE's")
+    edit.add_argument(
+        "--out", type=Path, default=Path("edit.png"), help="PNG to write (default: %(default)s); several targets get numbers"
+    )
+    edit.add_argument("--all", action="store_true", help="also write the source and its reconstruction")
+    _guidance(edit)
+    _editor(edit)
+    edit.set_defaults(run=run_edit)
+
+    invert = commands.add_parser(
+        "invert",
+        help="invert a picture and save its noise maps",
+        description="Invert a picture by DDIM and save its noise maps for later edits.",
+    )
+    _picture(invert)
+    invert.add_argument(
+        "--out", type=Path, default=Path("trajectory.safetensors"), help="file to write (default: %(default)s)"
+    )
+    invert.set_defaults(run=run_invert)
+
+    replay = commands.add_parser(
+        "replay",
+        help="make a picture again from the settings in its PNG",
+        description="Make a picture again from the settings that `nmg edit` wrote into its PNG.",
+    )
+    replay.add_argument("picture", type=Path)
+    replay.add_argument("--image", help="the source picture, if it has moved")
+    replay.add_argument("--model", help="the model, if it has moved")
+    replay.add_argument("--device", help="cuda, cpu, …")
+    replay.add_argument("--out", type=Path, help="PNG to write (default: PICTURE-replay.png)")
+    replay.add_argument("--show", action="store_true", help="print the settings and make nothing")
+    replay.set_defaults(run=run_replay)
+
+    models = commands.add_parser(
+        "models", help="list the models that can be named", description="List the models that can be named."
+    )
+    models.set_defaults(run=run_models)
+
+    demo = commands.add_parser(
+        "demo",
+        help="edit scenes with the bundled model and draw a sheet",
+        description="Edit held-out scenes with the bundled model and draw sheets of the results.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("outputs"), help="folder to write (default: %(default)s)")
+    demo.add_argument("--steps", type=int, default=50)
+    demo.set_defaults(run=run_demo)
+    return p
+
+
+def _picture(p: argparse.ArgumentParser) -> None:
+    p.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file, or scene:SEED of the bundled world")
+    p.add_argument("--source", metavar="PROMPT", help="what the picture shows (a scene brings its own caption)")
+    p.add_argument(
+        "--model",
+        help=f"hub id, folder, or {menagerie.NAME} (default: Stable Diffusion 1.4 with CUDA, else {menagerie.NAME})",
+    )
+    p.add_argument("--device", help="cuda, cpu, …")
+    p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
+    p.add_argument("--steps", type=int, help="DDIM steps (default: 50)")
+    p.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="in pixels (default: the model's own)")
+    p.add_argument("--convention", choices=CONVENTIONS, default="aligned", help="of the inversion (default: %(default)s)")
+    p.add_argument("--offset", type=int, help="the schedule's steps_offset (default: the model's)")
+
+
+def _guidance(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("guidance: keeping the source on its path")
+    g.add_argument(
+        "--guidance", choices=("noise-map", "none"), default="noise-map", help="none is plain DDIM (default: %(default)s)"
+    )
+    g.add_argument("--noise-map-scale", type=float, metavar="S_N", help="acts as S_N · S_G; turn this one (default: 10)")
+    g.add_argument("--gradient-scale", type=float, metavar="S_G", help="(default: 5000)")
+    g.add_argument(
+        "--text-scale",
+        type=float,
+        metavar="S_T",
+        help="classifier-free guidance (default: 10; 7.5 without noise maps; 4 on the bundled model)",
+    )
+    g.add_argument("--energy", choices=ENERGIES, default="l1", help="distance to the noise maps (default: %(default)s)")
+
+
+def _editor(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("editor: what the edit takes from the source")
+    g.add_argument(
+        "--editor", choices=("prompt-to-prompt", "none"), default="prompt-to-prompt", help="(default: %(default)s)"
+    )
+    g.add_argument(
+        "--mode", choices=("replace", "refine"), help="default: replace for prompts of equally many words, else refine"
+    )
+    g.add_argument(
+        "--cross-replace",
+        type=float,
+        default=0.8,
+        metavar="F",
+        help="share of the steps in which words look where they looked in the source (default: %(default)s)",
+    )
+    g.add_argument(
+        "--self-replace",
+        type=float,
+        default=0.6,
+        metavar="F",
+        help="share of the steps in which the layout is the source's (default: %(default)s)",
+    )
+    g.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        type=_weight,
+        metavar="WORD=FACTOR",
+        help="strengthen or weaken a word of the target; repeatable",
+    )
+    g.add_argument(
+        "--blend",
+        nargs="+",
+        metavar="WORDS",
+        help="restrict the edit to the places of words: the source's, then one per target",
+    )
+    g.add_argument("--subtract", nargs="+", metavar="WORDS", help="words whose places are taken out of the blend")
+    g.add_argument("--threshold", type=float, default=0.3, help="of the blend's mask (default: %(default)s)")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like NAME=VALUE")
+    return name, value
+
+
+def _weight(text: str) -> tuple[str, float]:
+    word, value = _pair(text)
+    try:
+        return word, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like WORD=2.5") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 512x512") from None
+    return width, height
+
+
+# ---------------------------------------------------------------- commands
+
+
+def run_edit(arguments: argparse.Namespace) -> None:
+    """Edit a picture and write every target as a PNG with its recipe."""
+    pipe, image, source, targets = _loaded(arguments)
+    guidance, editor = _methods(arguments, pipe)
+    if arguments.trajectory:
+        trajectory = Trajectory.load(arguments.trajectory)
+    else:
+        trajectory = nmg.invert(
+            pipe,
+            image,
+            source,
+            steps=_steps(arguments),
+            size=arguments.size,
+            convention=arguments.convention,
+            offset=arguments.offset,
+        )
+    backbone = nmg.Backbone(pipe)
+    height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
+    picture = None if image is None else backbone.prepare(image, (width, height))
+    result = nmg.edit(pipe, trajectory, targets=targets, guidance=guidance, editor=editor, negative=arguments.negative)
+
+    recipe = Recipe(
+        model=backbone.name,
+        image=_portable(arguments.image),
+        digest="" if picture is None else digest(picture),
+        source=trajectory.prompt,
+        targets=tuple(targets),
+        guidance=guidance,
+        editor=editor,
+        steps=len(trajectory.steps),
+        width=width,
+        height=height,
+        negative=arguments.negative,
+        convention=trajectory.convention,
+        offset=arguments.offset,
+        dtype=str(next(pipe.unet.parameters()).dtype).removeprefix("torch."),
+        version=nmg.__version__,
+    )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
+    for row, edited in rows:
+        path = arguments.out if len(rows) == 1 else _beside(arguments.out, str(row))
+        print(_saved(recipe, row, edited, path))
+    if arguments.all:
+        print(_saved(recipe, 0, result.reconstruction, _beside(arguments.out, "reconstruction")))
+        if picture is not None:
+            path = _beside(arguments.out, "source")
+            picture.save(path)
+            print(path)
+
+
+def _saved(recipe: Recipe, row: int, picture: Any, path: Path) -> Path:
+    import dataclasses
+
+    return dataclasses.replace(recipe, row=row).save(picture, path)
+
+
+def run_invert(arguments: argparse.Namespace) -> None:
+    """Invert a picture and save its trajectory."""
+    pipe, image, source, _ = _loaded(arguments)
+    trajectory = nmg.invert(
+        pipe,
+        image,
+        source,
+        steps=_steps(arguments),
+        size=arguments.size,
+        convention=arguments.convention,
+        offset=arguments.offset,
+    )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    trajectory.save(arguments.out)
+    print(arguments.out)
+
+
+def run_replay(arguments: argparse.Namespace) -> None:
+    """Make a picture again from its recipe."""
+    from nmg.pipelines import load
+
+    recipe = Recipe.read(arguments.picture)
+    if arguments.show:
+        print(recipe.to_json())
+        return
+    image = _opened(arguments.image or recipe.image)
+    if image is None:
+        raise ValueError("the picture was made from a trajectory alone; give its source with --image")
+    pipe = load(arguments.model or recipe.model, arguments.device, DTYPES[recipe.dtype])
+    picture = nmg.Backbone(pipe).prepare(image, (recipe.width, recipe.height))
+    if recipe.digest and digest(picture) != recipe.digest:
+        raise ValueError(
+            f"{arguments.image or recipe.image!r} is not the picture that was edited; give that one with --image"
+        )
+    trajectory = nmg.invert(
+        pipe,
+        picture,
+        recipe.source,
+        steps=recipe.steps,
+        size=picture.size,
+        convention=recipe.convention,
+        offset=recipe.offset,
+    )
+    result = nmg.edit(
+        pipe, trajectory, targets=recipe.targets, guidance=recipe.guidance, editor=recipe.editor, negative=recipe.negative
+    )
+    out = arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png")
+    print(recipe.save([result.reconstruction, *result.pictures][recipe.row], out))
+
+
+def run_models(arguments: argparse.Namespace) -> None:
+    """List the models that can be named."""
+    from nmg.pipelines import PAPER_MODEL
+
+    print(f"{menagerie.NAME:32} bundled; a drawn world at 64×64, runs anywhere (default without CUDA)")
+    print(f"{PAPER_MODEL:32} Stable Diffusion 1.4, the paper's model (default with CUDA)")
+    print(f"{'any hub id or folder':32} a Stable Diffusion 1 or 2 pipeline in diffusers' layout")
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Edit held-out scenes with the bundled model and draw sheets."""
+    from nmg.menagerie.demo import demo
+
+    for path in demo(arguments.out, arguments.steps):
+        print(path)
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+def _loaded(arguments: argparse.Namespace) -> tuple[Any, Any, str, list[str]]:
+    """The pipeline, the source picture, the source prompt and the targets."""
+    from nmg.pipelines import load
+
+    scene = _scene(arguments.image)
+    source, targets = arguments.source, list(getattr(arguments, "target", []))
+    if scene is not None:
+        source = source or caption(scene)
+        if getattr(arguments, "change", []):
+            targets.append(caption(scene.edit(**parse_changes(dict(arguments.change)))))
+    elif getattr(arguments, "change", []):
+        raise ValueError("--change is for scenes of the bundled world (scene:SEED); give --target for a picture")
+    if arguments.image is None and not getattr(arguments, "trajectory", None):
+        raise ValueError("IMAGE is missing; give a picture file, or scene:SEED of the bundled world")
+    if source is None and not getattr(arguments, "trajectory", None):
+        raise ValueError('--source is missing; say what the picture shows, such as --source "a photo of a cat"')
+    image = _opened(arguments.image)
+    pipe = load(arguments.model, arguments.device, DTYPES.get(arguments.dtype))
+    if menagerie.describe(pipe) and (warning := menagerie.check_words([source or "", *targets])):
+        warnings.warn(warning, stacklevel=2)
+    return pipe, image, source, targets
+
+
+def _scene(image: str | None) -> Scene | None:
+    return parse(image.removeprefix("scene:")) if image and image.startswith("scene:") else None
+
+
+def _opened(image: str | None) -> Any:
+    from nmg import images
+
+    scene = _scene(image)
+    return scene.render() if scene else images.load(image) if image else None
+
+
+def _portable(image: str | None) -> str:
+    return "" if image is None else image if image.startswith("scene:") else str(Path(image).resolve())
+
+
+def _steps(arguments: argparse.Namespace) -> int:
+    return 50 if arguments.steps is None else arguments.steps
+
+
+def _methods(arguments: argparse.Namespace, pipe: Any) -> tuple[CFG, Editor]:
+    """Guidance and editor by their options, with the bundled model's own scales where it runs."""
+    settings = menagerie.SETTINGS if menagerie.describe(pipe) else {}
+
+    def scale(name: str, default: float) -> float:
+        given = getattr(arguments, name)
+        return settings.get(name, default) if given is None else given
+
+    if arguments.guidance == "none":
+        guidance = CFG(scale("text_scale", CFG.text_scale))
+    else:
+        guidance = NoiseMap(
+            scale("noise_map_scale", NoiseMap.noise_map_scale),
+            scale("gradient_scale", NoiseMap.gradient_scale),
+            scale("text_scale", NoiseMap.text_scale),
+            arguments.energy,
+        )
+    if arguments.editor == "none":
+        return guidance, Editor()
+    if arguments.subtract and not arguments.blend:
+        raise ValueError("--subtract needs --blend: give the words that the edit is restricted to")
+    blend = None
+    if arguments.blend:
+        blend = LocalBlend(
+            tuple(arguments.blend), tuple(arguments.subtract) if arguments.subtract else None, arguments.threshold
+        )
+    return guidance, PromptToPrompt(
+        arguments.mode, arguments.cross_replace, arguments.self_replace, dict(arguments.weight), blend
+    )
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.stem}-{suffix}{path.suffix}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; an input that can't be used ends with one clear line and exit status 2."""
+    arguments = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"nmg: note: {message}", file=sys.stderr)
+    try:
+        arguments.run(arguments)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        print(f"nmg: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nmg: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Figures: comparison sheets, curves of a run, and attention maps over a picture.
+
+Figures are drawn on matplotlib's own canvas, without pyplot, so that they can be made in any thread.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+Picture = Image.Image | None
+
+
+def sheet(
+    pictures: Sequence[Sequence[Picture]],
+    columns: Sequence[str],
+    rows: Sequence[str] = (),
+    notes: Sequence[Sequence[str]] = (),
+    title: str = "",
+    inch: float = 1.7,
+) -> Figure:
+    """A table of pictures.
+
+    Args:
+        pictures: rows of pictures; None leaves a cell empty.
+        columns: a heading for each column.
+        rows: a label for each row, beside it; a line break starts a smaller second line.
+        notes: a line below each picture.
+        title: above the table.
+        inch: the size of one picture.
+
+    Raises:
+        ValueError: if the rows have different lengths.
+    """
+    if any(len(row) != len(columns) for row in pictures):
+        raise ValueError(f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}")
+    gap, label, head = 0.08 * inch, (1.55 if rows else 0.08) * inch, (0.62 if title else 0.3)
+    foot = 0.24 if notes else 0.0
+    width = label + len(columns) * (inch + gap)
+    height = head + len(pictures) * (inch + foot + gap)
+    figure = Figure((width, height), dpi=200, facecolor="white")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=11, fontweight="bold")
+
+    for r, row in enumerate(pictures):
+        bottom = height - head - (r + 1) * (inch + foot + gap) + foot + gap
+        if rows:
+            _label(figure, rows[r], label - 0.1 * inch, bottom + inch / 2, width, height)
+        for c, picture in enumerate(row):
+            left = label + c * (inch + gap)
+            if r == 0:
+                figure.text(
+                    (left + inch / 2) / width,
+                    (bottom + inch + 0.12) / height,
+                    columns[c],
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                )
+            if picture is None:
+                continue
+            axes = figure.add_axes((left / width, bottom / height, inch / width, inch / height))
+            axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width <= 128 else "antialiased")
+            axes.set_axis_off()
+            if notes and notes[r][c]:
+                figure.text(
+                    (left + inch / 2) / width,
+                    (bottom - 0.11) / height,
+                    notes[r][c],
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="#555555",
+                )
+    return figure
+
+
+def _label(figure: Figure, text: str, x: float, y: float, width: float, height: float) -> None:
+    first, _, second = text.partition("\n")
+    lines = textwrap.wrap(second, 30)
+    top = y + 0.065 * len(lines)
+    figure.text(x / width, top / height, first, ha="right", va="bottom", fontsize=9, fontweight="bold")
+    for i, line in enumerate(lines):
+        figure.text(x / width, (top - 0.13 * i - 0.02) / height, line, ha="right", va="top", fontsize=6.6, color="#444444")
+
+
+def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source row − noise map|") -> Figure:
+    """Curves over the steps of a run, one per name: how far the source row strays from its noise maps."""
+    figure = Figure((5.2, 3.0), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def attention(picture: Image.Image, maps: Tensor, words: Sequence[str], inch: float = 1.6) -> Figure:
+    """Where each word looks: maps [words, height, width] laid over the picture."""
+    cells: list[Picture] = [picture]
+    for values in maps.detach().float().cpu():
+        weights = Image.fromarray((255 * values / values.max().clamp_min(1e-12)).byte().numpy())
+        weights = weights.resize(picture.size, Image.Resampling.BICUBIC)
+        dim = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size, (18, 18, 40)), 0.75)
+        cells.append(Image.composite(picture.convert("RGB"), dim, weights))
+    return sheet([cells], ["source", *words], inch=inch)
+
+
+def save(figure: Figure, path) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path)

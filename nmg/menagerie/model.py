@@ -1,0 +1,44 @@
+"""The bundled model: where it lies, how it is loaded, and the settings that suit it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nmg.menagerie.captions import vocabulary
+from nmg.menagerie.networks import FactorClassifier
+
+NAME = "menagerie"
+"""What the bundled model is called on the command line, in recipes and in trajectories."""
+FOLDER = Path(__file__).parent / "weights"
+
+SETTINGS = {"text_scale": 4.0, "noise_map_scale": 10.0, "gradient_scale": 5000.0, "steps": 50}
+"""Scales chosen on validation scenes (see the model card); the paper's belong to Stable Diffusion 1.4."""
+
+
+def load_classifier() -> FactorClassifier:
+    """The factor classifier that belongs to the bundled world."""
+    return FactorClassifier.load(FOLDER / "classifier.safetensors")
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """Words that the bundled model has never seen in a caption, and can't picture."""
+    known = set(vocabulary())
+    return [word for word in re.findall(r"\w+", prompt.lower()) if word not in known]
+
+
+def check_words(prompts: list[str]) -> str | None:
+    """A warning that names unknown words, or None if there are none."""
+    unknown = list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
+    if not unknown:
+        return None
+    return (
+        f"the bundled model does not know {', '.join(map(repr, unknown))} and will ignore or misread it; it knows "
+        f"{', '.join(word for word in vocabulary() if word.isalpha())}"
+    )
+
+
+def describe(pipe: Any) -> bool:
+    """Whether a pipeline is the bundled model."""
+    return getattr(pipe, "name_or_path", None) == NAME

@@ -1,0 +1,76 @@
+"""The editing tasks of Menagerie: which factor changes, on which scenes, and the preset that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nmg.editors import Editor, PromptToPrompt
+from nmg.menagerie.captions import prompt_pair
+from nmg.menagerie.scene import FACTORS, Scene
+
+VALIDATION_SEEDS = 0
+"""Seeds from here to `TEST_SEEDS` choose settings; the model has seen none of them."""
+TEST_SEEDS = 10_000
+"""Seeds from here to `train.TRAIN_SEEDS` are for reported figures."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of edit.
+
+    Attributes:
+        name: as the paper calls it.
+        factor: what changes.
+        editor: the preset.
+        held: factors that every source scene of the task has.
+        values: values that the factor may take in the target; all of its values if empty.
+    """
+
+    name: str
+    factor: str
+    editor: Editor
+    held: dict[str, object] = field(default_factory=dict)
+    values: tuple = ()
+
+    def scenes(self, first_seed: int, count: int) -> Iterator[tuple[Scene, Scene]]:
+        """Pairs of a source scene and its exact counterfactual, deterministic in the seeds."""
+        for seed in range(first_seed, first_seed + count):
+            scene = Scene.sample(seed, **self.held)
+            own = getattr(scene, self.factor)
+            choices = [v for v in self.values or FACTORS[self.factor] if v != own]
+            value = choices[np.random.default_rng([seed, 4]).integers(len(choices))]
+            yield scene, scene.edit(**{self.factor: value})
+
+    def prompts(self, scene: Scene, target: Scene) -> tuple[str, str]:
+        """Source and target prompt of a pair."""
+        return prompt_pair(scene, **{self.factor: getattr(target, self.factor)})
+
+
+ANIMALS = tuple(kind for kind in FACTORS["kind"] if kind != "car")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("object swap", "kind", PromptToPrompt(cross_replace=0.4, self_replace=0.3), {"kind": "cat"}, ANIMALS),
+        Task("contextual change", "place", PromptToPrompt(cross_replace=0.4, self_replace=0.3)),
+        Task(
+            "face attribute",
+            "mouth",
+            PromptToPrompt(cross_replace=0.8, self_replace=0.4),
+            {"mouth": "plain", "kind": "cat"},
+            ("smiling",),
+        ),
+        Task("colour change", "colour", PromptToPrompt(cross_replace=0.6, self_replace=0.6), {"style": "plain"}),
+        Task(
+            "global editing",
+            "style",
+            PromptToPrompt(cross_replace=0.6, self_replace=0.6),
+            {"style": "plain"},
+            ("oil painting", "pencil sketch", "at night"),
+        ),
+    )
+}
+"""The five tasks of Prompt-to-Prompt, by the paper's names."""

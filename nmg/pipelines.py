@@ -1,0 +1,146 @@
+"""Diffusers pipelines over the functional core: for those who expect `from_pretrained` and `__call__`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from nmg import images
+from nmg.backbone import Backbone
+from nmg.editors import Editor, PromptToPrompt
+from nmg.guidance import NoiseMap
+from nmg.inversion import Trajectory, invert
+from nmg.menagerie import model as menagerie
+from nmg.sampling import bar_of, denoise, prepare
+
+PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Library notices below an error are of no use while a known model loads."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    saved = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    try:
+        for library, _ in saved:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, verbosity in saved:
+            library.set_verbosity(verbosity)
+            library.enable_progress_bar()
+
+
+def load(model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None) -> NoiseMapGuidancePipeline:
+    """Load a model by name, ready to edit.
+
+    Args:
+        model: "menagerie" (bundled), a hub id, or a folder in diffusers' layout; if not given, Stable
+            Diffusion 1.4 where there is CUDA and the bundled model elsewhere.
+        device: "cuda", "cpu", …; CUDA where there is one.
+        dtype: float16 on CUDA and float32 elsewhere, if not given. Latents stay float32.
+
+    Raises:
+        OSError: if the model can't be found or fetched, with what would work.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
+    model = model or (PAPER_MODEL if device.startswith("cuda") else menagerie.NAME)
+    folder = menagerie.FOLDER if model == menagerie.NAME else model
+    try:
+        with quiet():
+            pipe = NoiseMapGuidancePipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"the model {model!r} can't be loaded: {str(error).strip().splitlines()[0]} — give a folder in diffusers' "
+            f"layout, a hub id that this machine can reach, or {menagerie.NAME!r}, which is bundled"
+        ) from error
+    if model == menagerie.NAME:
+        pipe.register_to_config(_name_or_path=menagerie.NAME)
+    pipe.set_progress_bar_config(leave=False)
+    return pipe.to(device)
+
+
+with quiet():
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+
+
+class NoiseMapGuidancePipeline(StableDiffusionPipeline):
+    """Stable Diffusion that edits real pictures: `invert` returns a trajectory, the call edits it."""
+
+    def invert(self, image: Any, prompt: str = "", num_inference_steps: int = 50, **options: Any) -> Trajectory:
+        """The trajectory of a picture; see `nmg.invert` for the options."""
+        return invert(self, image, prompt, steps=num_inference_steps, progress=self._shows_progress, **options)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        trajectory: Trajectory,
+        guidance_scale: float = 10.0,
+        noise_map_scale: float = 10.0,
+        gradient_scale: float = 5000.0,
+        negative_prompt: str = "",
+        guidance: Any = None,
+        editor: Editor | None = None,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Any = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Any:
+        """Edit an inverted picture.
+
+        Args:
+            prompt: one target prompt or several.
+            trajectory: what `invert` returned.
+            guidance_scale, noise_map_scale, gradient_scale: s_T, s_N and s_g of `NoiseMap`, unless `guidance` is given.
+            editor: what the targets take from the source; `PromptToPrompt()` if not given.
+            generator: accepted for compatibility; nothing here is random.
+            output_type: "pil", "np", "pt" or "latent"; row 0 is the reconstruction, then one row per target.
+            callback_on_step_end: called as `callback(pipe, index, timestep, {"latents": …})` after each step; latents
+                that it returns replace the run's, and setting `pipe._interrupt = True` ends it.
+
+        Raises:
+            ValueError, TypeError: as `nmg.edit` does.
+        """
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type={output_type!r} is unknown; pil, np, pt and latent work")
+        if set(callback_on_step_end_tensor_inputs) - {"latents"}:
+            raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
+        targets = [prompt] if isinstance(prompt, str) else prompt
+        run = prepare(self, trajectory, targets, negative_prompt)
+        guidance = guidance or NoiseMap(noise_map_scale, gradient_scale, guidance_scale)
+        latents = self._sample(run, guidance, editor or PromptToPrompt(), callback_on_step_end)
+        out = latents if output_type == "latent" else run.backbone.decode(latents)
+        if output_type == "pil":
+            out = images.to_pil(out)
+        elif output_type == "np":
+            out = out.permute(0, 2, 3, 1).cpu().numpy()
+        self.maybe_free_model_hooks()
+        return StableDiffusionPipelineOutput(out, None) if return_dict else (out, None)
+
+    def _sample(self, run: Any, guidance: Any, editor: Editor, callback: Any) -> torch.Tensor:
+        self._interrupt, latents = False, run.start
+        iterator = denoise(run, guidance, editor)
+        for step, latents in bar_of(run, iterator, self._shows_progress):
+            if callback is not None:
+                returned = callback(self, step.index, step.timestep, {"latents": latents}) or {}
+                latents.copy_(returned.get("latents", latents))
+            if self._interrupt:
+                break
+        return latents
+
+    @property
+    def _shows_progress(self) -> bool:
+        return not getattr(self, "_progress_bar_config", {}).get("disable", False)
+
+    @property
+    def backbone(self) -> Backbone:
+        return Backbone(self)

@@ -1,0 +1,142 @@
+"""All settings of a picture, written into its PNG and read back to make it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from nmg import editors, guidance
+from nmg.editors import Editor, LocalBlend
+from nmg.guidance import CFG
+
+KEY = "nmg"
+"""Keyword of the PNG text chunk."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that an edited picture depends on.
+
+    Attributes:
+        model: hub id, folder, or "menagerie".
+        image: where the source picture came from: a path or "scene:…".
+        digest: of the source's pixels as the model saw them, so that another picture is noticed.
+        source, targets, negative: the prompts.
+        row: which row the picture shows: 0 the reconstruction, 1… the targets.
+        guidance, editor: the methods with all their settings.
+        steps, width, height, convention, offset: of the inversion.
+        dtype: of the network.
+        version: of this package.
+    """
+
+    model: str
+    image: str
+    digest: str
+    source: str
+    targets: tuple[str, ...]
+    guidance: CFG
+    editor: Editor
+    steps: int
+    width: int
+    height: int
+    negative: str = ""
+    row: int = 1
+    convention: str = "aligned"
+    offset: int | None = None
+    dtype: str = "float32"
+    version: str = field(default="")
+
+    def to_json(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps({**values, "guidance": _packed(self.guidance), "editor": _packed(self.editor)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            ValueError: for text that is no recipe, or names a method that this version lacks.
+        """
+        try:
+            values = json.loads(text)
+            values["targets"] = tuple(values["targets"])
+            values["guidance"] = _unpacked(values["guidance"], guidance)
+            values["editor"] = _unpacked(values["editor"], editors)
+            return cls(**values)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
+            ) from error
+
+    def save(self, picture: Image.Image, path: str | os.PathLike) -> Path:
+        """Write a picture as PNG with this recipe in it."""
+        path = Path(path)
+        chunk = PngImagePlugin.PngInfo()
+        chunk.add_itxt(KEY, self.to_json())
+        part = path.with_name(f"{path.name}.part")
+        picture.save(part, format="PNG", pnginfo=chunk)
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Recipe:
+        """The recipe in a PNG.
+
+        Raises:
+            FileNotFoundError: without a file at `path`.
+            ValueError: for a picture without a recipe.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no picture at {os.fspath(path)!r}; give a PNG that `nmg edit` wrote")
+        try:
+            with Image.open(path) as picture:
+                text = picture.info.get(KEY)
+        except OSError as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} can't be read as a picture ({error}); give a PNG that `nmg edit` wrote"
+            ) from error
+        if text is None:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds no settings; only PNGs that `nmg edit` wrote do, and editing or "
+                "converting a picture elsewhere drops them"
+            )
+        return cls.from_json(text)
+
+
+def digest(picture: Image.Image) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a picture's pixels."""
+    return hashlib.sha256(np.asarray(picture.convert("RGB")).tobytes()).hexdigest()[:12]
+
+
+def _packed(method: CFG | Editor) -> dict[str, Any]:
+    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    values = {
+        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, dict) else v
+        for k, v in values.items()
+    }
+    return {"method": type(method).__name__, **values}
+
+
+def _unpacked(values: dict[str, Any], module: Any) -> Any:
+    values = {key: _tupled(value) for key, value in values.items()}
+    name = values.pop("method")
+    if name not in module.__all__:
+        raise ValueError(f"this version has no method {name!r}; it has {', '.join(module.__all__)}")
+    if isinstance(values.get("blend"), dict):
+        values["blend"] = LocalBlend(**values["blend"])
+    return getattr(module, name)(**values)
+
+
+def _tupled(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, list):
+        return tuple(map(_tupled, value))
+    return {k: _tupled(v) for k, v in value.items()} if isinstance(value, dict) else value
