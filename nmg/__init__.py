@@ -4,6 +4,8 @@ Invert a photograph, guide its reconstruction along the noise maps, and let Prom
 the edit, on Stable Diffusion or on the bundled model.
 """
 
+from typing import Any
+
 from nmg.backbone import Backbone
 from nmg.ddim import Step, steps, transfer
 from nmg.editors import Editor, LocalBlend, PromptToPrompt
@@ -14,19 +16,21 @@ from nmg.sampling import Edit, denoise, edit, prepare
 __version__ = "0.1.0"
 
 __all__ = [
-    "CFG",
-    "Backbone",
-    "Edit",
-    "Editor",
-    "LocalBlend",
-    "NoiseMap",
-    "PromptToPrompt",
-    "Step",
-    "Trajectory",
-    "denoise",
-    "edit",
-    "invert",
-    "prepare",
-    "steps",
-    "transfer",
-]
+    # load and edit
+    "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
+    # guidance: how the source is kept on its path
+    "CFG", "NoiseMap",
+    # editors: what the targets take from the source
+    "Editor", "PromptToPrompt", "LocalBlend",
+    # the parts, to build on
+    "Backbone", "Step", "denoise", "prepare", "steps", "transfer",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """diffusers' pipelines take seconds to import: only who asks for them waits."""
+    if name in ("load", "suited", "NoiseMapGuidancePipeline"):
+        from nmg import pipelines
+
+        return getattr(pipelines, name)
+    raise AttributeError(f"module 'nmg' has no attribute {name!r}")

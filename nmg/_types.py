@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Image = Float[Tensor, "rows 3 height width"]
+Image = Float[Tensor, "rows 3 image_height image_width"]
 """Pixels in 0…1."""
 Latents = Float[Tensor, "rows channels height width"]
 TextEmbeddings = Float[Tensor, "rows tokens features"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 import nmg
 from nmg.editors import Editor, LocalBlend, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap
+from nmg.guidance import CFG
 from nmg.guidance.noise_map import ENERGIES
 from nmg.inversion import CONVENTIONS, Trajectory
 from nmg.menagerie import caption
@@ -250,7 +251,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
         height=height,
         negative=arguments.negative,
         convention=trajectory.convention,
-        offset=arguments.offset,
+        offset=_offset(backbone, trajectory),
         dtype=str(next(pipe.unet.parameters()).dtype).removeprefix("torch."),
         version=nmg.__version__,
     )
@@ -268,8 +269,6 @@ def run_edit(arguments: argparse.Namespace) -> None:
 
 
 def _saved(recipe: Recipe, row: int, picture: Any, path: Path) -> Path:
-    import dataclasses
-
     return dataclasses.replace(recipe, row=row).save(picture, path)
 
 
@@ -387,20 +386,18 @@ def _steps(arguments: argparse.Namespace) -> int:
 
 def _methods(arguments: argparse.Namespace, pipe: Any) -> tuple[CFG, Editor]:
     """Guidance and editor by their options, with the bundled model's own scales where it runs."""
-    settings = menagerie.SETTINGS if menagerie.describe(pipe) else {}
-
-    def scale(name: str, default: float) -> float:
-        given = getattr(arguments, name)
-        return settings.get(name, default) if given is None else given
+    from nmg.pipelines import suited
 
     if arguments.guidance == "none":
-        guidance = CFG(scale("text_scale", CFG.text_scale))
+        own = menagerie.SCALES["text_scale"] if menagerie.describe(pipe) else CFG.text_scale
+        guidance = CFG(own if arguments.text_scale is None else arguments.text_scale)
     else:
-        guidance = NoiseMap(
-            scale("noise_map_scale", NoiseMap.noise_map_scale),
-            scale("gradient_scale", NoiseMap.gradient_scale),
-            scale("text_scale", NoiseMap.text_scale),
-            arguments.energy,
+        guidance = suited(
+            pipe,
+            noise_map_scale=arguments.noise_map_scale,
+            gradient_scale=arguments.gradient_scale,
+            text_scale=arguments.text_scale,
+            energy=arguments.energy,
         )
     if arguments.editor == "none":
         return guidance, Editor()
@@ -414,6 +411,12 @@ def _methods(arguments: argparse.Namespace, pipe: Any) -> tuple[CFG, Editor]:
     return guidance, PromptToPrompt(
         arguments.mode, arguments.cross_replace, arguments.self_replace, dict(arguments.weight), blend
     )
+
+
+def _offset(backbone: nmg.Backbone, trajectory: Trajectory) -> int | None:
+    """The `steps_offset` that a trajectory was made with, if it is not the model's own."""
+    own = nmg.steps(backbone.scheduler, len(trajectory.steps)) == trajectory.steps
+    return None if own else trajectory.steps[-1].timestep
 
 
 def _beside(path: Path, suffix: str) -> Path:

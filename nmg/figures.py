@@ -5,8 +5,10 @@ Figures are drawn on matplotlib's own canvas, without pyplot, so that they can b
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,14 +42,14 @@ def sheet(
     """
     if any(len(row) != len(columns) for row in pictures):
         raise ValueError(f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}")
-    gap, label, head = 0.08 * inch, (1.55 if rows else 0.08) * inch, (0.62 if title else 0.3)
+    gap, label, head = 0.08 * inch, (1.55 if rows else 0.08) * inch, 0.3 + 0.22 * len(title.splitlines())
     foot = 0.24 if notes else 0.0
     width = label + len(columns) * (inch + gap)
     height = head + len(pictures) * (inch + foot + gap)
     figure = Figure((width, height), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=11, fontweight="bold")
+        figure.text(0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=10, fontweight="bold", linespacing=1.4)
 
     for r, row in enumerate(pictures):
         bottom = height - head - (r + 1) * (inch + foot + gap) + foot + gap
@@ -107,6 +109,15 @@ def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source ro
     return figure
 
 
+def straying(trajectory: Any, values: list[float]) -> Any:
+    """A callback for `nmg.edit` that appends the source row's mean distance to its noise map after each step."""
+
+    def callback(step: Any, latents: Tensor) -> None:
+        values.append((latents[:1] - trajectory.target(step).to(latents.device)).abs().mean().item())
+
+    return callback
+
+
 def attention(picture: Image.Image, maps: Tensor, words: Sequence[str], inch: float = 1.6) -> Figure:
     """Where each word looks: maps [words, height, width] laid over the picture."""
     cells: list[Picture] = [picture]
@@ -116,6 +127,24 @@ def attention(picture: Image.Image, maps: Tensor, words: Sequence[str], inch: fl
         dim = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size, (18, 18, 40)), 0.75)
         cells.append(Image.composite(picture.convert("RGB"), dim, weights))
     return sheet([cells], ["source", *words], inch=inch)
+
+
+def edited(example: Any, result: Any) -> Figure:
+    """An example beside its edit: source, reconstruction, edit, and the true counterfactual where there is one."""
+    pictures = [result.source, result.reconstruction, *result.pictures]
+    columns = ["source", "reconstruction", *["edit"] * len(result.pictures)]
+    if example.truth is not None:
+        pictures, columns = [*pictures, example.truth], [*columns, "true counterfactual"]
+    return sheet([pictures], columns, title=f"{example.source}\n→  {example.target}")
+
+
+def show(figure: Figure) -> Any:
+    """A figure as a small JPEG for a notebook's output."""
+    from IPython.display import Image as Shown
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 88})
+    return Shown(data=buffer.getvalue(), format="jpeg", width=int(figure.get_figwidth() * 110))
 
 
 def save(figure: Figure, path) -> None:

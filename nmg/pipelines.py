@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,10 @@ def quiet() -> Iterator[None]:
         for library, _ in saved:
             library.set_verbosity_error()
             library.disable_progress_bar()
-        yield
+        with warnings.catch_warnings():
+            # `torch_dtype` is the one keyword that every supported diffusers release takes.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            yield
     finally:
         for library, verbosity in saved:
             library.set_verbosity(verbosity)
@@ -65,6 +69,16 @@ def load(model: str | None = None, device: str | None = None, dtype: torch.dtype
         pipe.register_to_config(_name_or_path=menagerie.NAME)
     pipe.set_progress_bar_config(leave=False)
     return pipe.to(device)
+
+
+def suited(pipe: Any, **scales: float | None) -> NoiseMap:
+    """Noise map guidance with the scales that suit a model: the paper's, or the bundled model's own.
+
+    Args:
+        scales: `noise_map_scale`, `gradient_scale`, `text_scale` or `energy` to set; None leaves the model's.
+    """
+    own = menagerie.SCALES if menagerie.describe(pipe) else {}
+    return NoiseMap(**{**own, **{name: value for name, value in scales.items() if value is not None}})
 
 
 with quiet():

@@ -16,7 +16,7 @@ from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.menagerie.captions import caption, prompt_pair
 from nmg.menagerie.evaluate import bundled_noise_map
-from nmg.menagerie.model import NAME, SETTINGS
+from nmg.menagerie.model import NAME, SCALES
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
 
@@ -53,7 +53,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
         columns,
         labels,
         notes,
-        f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SETTINGS['text_scale']:g}",
+        f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}",
     )
     figures.save(sheet, folder / "edits.png")
     yield folder / "edits.png"
@@ -86,7 +86,7 @@ def _row(backbone: Backbone, name: str, scene: Scene, change: dict[str, Any], st
     def reconstructed(guidance: CFG) -> Image.Image:
         return nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
 
-    pairs = [edited(CFG(SETTINGS["text_scale"])), edited(bundled_noise_map())]
+    pairs = [edited(CFG(SCALES["text_scale"])), edited(bundled_noise_map())]
     quality = [metrics.psnr(images.to_tensor(p), images.to_tensor(truth)).item() for p in pairs]
     rows = [reconstructed(g) for g in (CFG(1.0), CFG(7.5), bundled_noise_map(7.5))]
     fidelity = [metrics.psnr(images.to_tensor(p), rebuilt).item() for p in rows]

@@ -21,7 +21,7 @@ from nmg.backbone import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
 from nmg.menagerie.captions import caption
-from nmg.menagerie.model import NAME, SETTINGS, load_classifier
+from nmg.menagerie.model import NAME, SCALES, load_classifier
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import FACTORS, Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
@@ -125,7 +125,7 @@ def edits(
 
 def bundled_guidances() -> dict[str, CFG]:
     """Plain DDIM and NMG at the bundled model's text scale, plain DDIM at 1 and at 7.5."""
-    scale = SETTINGS["text_scale"]
+    scale = SCALES["text_scale"]
     return {
         "DDIM, scale 1": CFG(1.0),
         f"DDIM, scale {scale:g}": CFG(scale),
@@ -137,9 +137,7 @@ def bundled_guidances() -> dict[str, CFG]:
 
 def bundled_noise_map(text_scale: float | None = None) -> NoiseMap:
     """Noise map guidance with the scales that suit the bundled model."""
-    return NoiseMap(
-        SETTINGS["noise_map_scale"], SETTINGS["gradient_scale"], SETTINGS["text_scale"] if text_scale is None else text_scale
-    )
+    return NoiseMap(**SCALES if text_scale is None else {**SCALES, "text_scale": text_scale})
 
 
 def evaluate(pipe: Any, scenes: int = 32, captions: int = 64) -> dict[str, Any]:
@@ -147,9 +145,9 @@ def evaluate(pipe: Any, scenes: int = 32, captions: int = 64) -> dict[str, Any]:
     backbone, classifier = Backbone(pipe), load_classifier()
     guidances = bundled_guidances()
     return {
-        "settings": SETTINGS,
+        "scales": SCALES,
         "autoencoder": autoencoder(backbone, classifier, 512),
-        "generation": generation(pipe, classifier, captions, SETTINGS["text_scale"]),
+        "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
         "edits": edits(
             backbone, classifier, scenes, {k: g for k, g in guidances.items() if "7.5" not in k and "1" not in k}
