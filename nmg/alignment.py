@@ -69,14 +69,15 @@ def _tightened(prompt: str, offsets: Sequence[Span]) -> list[Span]:
 
 
 def _walked(prompt: str, pieces: Sequence[str]) -> list[Span]:
-    """Offsets for a tokenizer without them: follow its pieces along the text, letter by letter."""
+    """Offsets for a tokenizer without them: follow its pieces, which spell the text's bytes, along the text."""
+    owner = [i for i, letter in enumerate(prompt) for _ in letter.lower().encode()]
     spans: list[Span] = [(0, 0)]
     position = 0
     for piece in pieces[1:-1]:
-        while position < len(prompt) and prompt[position].isspace():
+        while position < len(owner) and prompt[owner[position]].isspace():
             position += 1
-        end = min(len(prompt), position + len(piece.removesuffix("</w>")))
-        spans.append((position, end))
+        end = min(len(owner), position + len(piece.removesuffix("</w>")))
+        spans.append((owner[position], owner[end - 1] + 1) if position < end else (len(prompt), len(prompt)))
         position = end
     return [*spans, (0, 0)]
 

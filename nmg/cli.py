@@ -73,7 +73,10 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--negative", default="", metavar="PROMPT", help="prompt of the null half")
     edit.add_argument("--trajectory", metavar="FILE", help="edit a trajectory of `nmg invert` instead of IMAGE's")
     edit.add_argument(
-        "--out", type=Path, default=Path("edit.png"), help="PNG to write (default: %(default)s); several targets get numbers"
+        "--out",
+        type=Path,
+        default=Path("edit.png"),
+        help="PNG to write (default: %(default)s); several targets get numbers",
     )
     edit.add_argument("--all", action="store_true", help="also write the source and its reconstruction")
     _guidance(edit)
@@ -131,16 +134,23 @@ def _picture(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
     p.add_argument("--steps", type=int, help="DDIM steps (default: 50)")
     p.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="in pixels (default: the model's own)")
-    p.add_argument("--convention", choices=CONVENTIONS, default="aligned", help="of the inversion (default: %(default)s)")
+    p.add_argument(
+        "--convention", choices=CONVENTIONS, default="aligned", help="of the inversion (default: %(default)s)"
+    )
     p.add_argument("--offset", type=int, help="the schedule's steps_offset (default: the model's)")
 
 
 def _guidance(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("guidance: keeping the source on its path")
     g.add_argument(
-        "--guidance", choices=("noise-map", "none"), default="noise-map", help="none is plain DDIM (default: %(default)s)"
+        "--guidance",
+        choices=("noise-map", "none"),
+        default="noise-map",
+        help="none is plain DDIM (default: %(default)s)",
     )
-    g.add_argument("--noise-map-scale", type=float, metavar="S_N", help="acts as S_N · S_G; turn this one (default: 10)")
+    g.add_argument(
+        "--noise-map-scale", type=float, metavar="S_N", help="acts as S_N · S_G; turn this one (default: 10)"
+    )
     g.add_argument("--gradient-scale", type=float, metavar="S_G", help="(default: 5000)")
     g.add_argument(
         "--text-scale",
@@ -316,7 +326,12 @@ def run_replay(arguments: argparse.Namespace) -> None:
         offset=recipe.offset,
     )
     result = nmg.edit(
-        pipe, trajectory, targets=recipe.targets, guidance=recipe.guidance, editor=recipe.editor, negative=recipe.negative
+        pipe,
+        trajectory,
+        targets=recipe.targets,
+        guidance=recipe.guidance,
+        editor=recipe.editor,
+        negative=recipe.negative,
     )
     out = arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png")
     print(recipe.save([result.reconstruction, *result.pictures][recipe.row], out))

@@ -68,10 +68,16 @@ def _photographs(folder: Path) -> dict[str, Example]:
             cup, table.format("red", "wooden"), table.format("red", "snowy"), PromptToPrompt(self_replace=0.5)
         ),
         "face attribute": Example(
-            woman, suit.format(""), suit.format(" with glasses"), PromptToPrompt(self_replace=0.5, weights={"glasses": 2.0})
+            woman,
+            suit.format(""),
+            suit.format(" with glasses"),
+            PromptToPrompt(self_replace=0.5, weights={"glasses": 2.0}),
         ),
         "colour change": Example(cup, table.format("red", "wooden"), table.format("blue", "wooden"), blue),
         "global editing": Example(
-            cat, lying.format("cat"), lying.format("cat") + ", oil painting", PromptToPrompt(weights={"oil painting": 3.0})
+            cat,
+            lying.format("cat"),
+            lying.format("cat") + ", oil painting",
+            PromptToPrompt(weights={"oil painting": 3.0}),
         ),
     }

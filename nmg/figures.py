@@ -41,7 +41,9 @@ def sheet(
         ValueError: if the rows have different lengths.
     """
     if any(len(row) != len(columns) for row in pictures):
-        raise ValueError(f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}")
+        raise ValueError(
+            f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}"
+        )
     gap, label, head = 0.08 * inch, (1.55 if rows else 0.08) * inch, 0.3 + 0.22 * len(title.splitlines())
     foot = 0.24 if notes else 0.0
     width = label + len(columns) * (inch + gap)
@@ -49,7 +51,9 @@ def sheet(
     figure = Figure((width, height), dpi=200, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.text(0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=10, fontweight="bold", linespacing=1.4)
+        figure.text(
+            0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=10, fontweight="bold", linespacing=1.4
+        )
 
     for r, row in enumerate(pictures):
         bottom = height - head - (r + 1) * (inch + foot + gap) + foot + gap
@@ -90,7 +94,9 @@ def _label(figure: Figure, text: str, x: float, y: float, width: float, height: 
     top = y + 0.065 * len(lines)
     figure.text(x / width, top / height, first, ha="right", va="bottom", fontsize=9, fontweight="bold")
     for i, line in enumerate(lines):
-        figure.text(x / width, (top - 0.13 * i - 0.02) / height, line, ha="right", va="top", fontsize=6.6, color="#444444")
+        figure.text(
+            x / width, (top - 0.13 * i - 0.02) / height, line, ha="right", va="top", fontsize=6.6, color="#444444"
+        )
 
 
 def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source row − noise map|") -> Figure:

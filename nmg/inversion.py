@@ -92,7 +92,9 @@ class Trajectory:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise ValueError(f"{os.fspath(path)!r} holds no trajectory of this version; make one with `nmg invert`")
+                    raise ValueError(
+                        f"{os.fspath(path)!r} holds no trajectory of this version; make one with `nmg invert`"
+                    )
                 described = json.loads(metadata["trajectory"])
                 maps = file.get_tensor("maps")
         except SafetensorError as error:

@@ -49,7 +49,9 @@ def ssim(a: Image, b: Image, sigma: float = 1.5) -> PerRow:
 
     def blur(x: Tensor) -> Tensor:
         x = x.flatten(0, 1)[:, None]
-        return F.conv2d(F.conv2d(x, kernel[..., None]), kernel[..., None, :]).unflatten(0, (a.shape[0], a.shape[1]))[:, :, 0]
+        return F.conv2d(F.conv2d(x, kernel[..., None]), kernel[..., None, :]).unflatten(0, (a.shape[0], a.shape[1]))[
+            :, :, 0
+        ]
 
     a, b = a.float(), b.float()
     mean_a, mean_b = blur(a), blur(b)

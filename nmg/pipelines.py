@@ -41,7 +41,9 @@ def quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def load(model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None) -> NoiseMapGuidancePipeline:
+def load(
+    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+) -> NoiseMapGuidancePipeline:
     """Load a model by name, ready to edit.
 
     Args:

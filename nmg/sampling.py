@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ def edit(
     return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
 
 
-def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterator:
+def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterable:
     """The steps of a run behind a progress bar."""
     progress = bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown)
     if shown:

@@ -78,7 +78,9 @@ class PromptToPrompt(Editor):
             raise ValueError(f"mode={self.mode!r} is unknown; replace, refine and None work")
         if self.word_map not in ("aligned", "authors"):
             raise ValueError(f"word_map={self.word_map!r} is unknown; aligned and authors work")
-        windows = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"cross_replace": self.cross_replace}
+        windows = (
+            self.cross_replace if isinstance(self.cross_replace, Mapping) else {"cross_replace": self.cross_replace}
+        )
         for name, window in {**windows, "self_replace": self.self_replace}.items():
             _window(window, 1, name)
         for word, factor in self.weights.items():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from nmg import rows
-from nmg._types import Latents, TextEmbeddings
+from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step
 from nmg.run import Run
 
@@ -47,11 +47,11 @@ class CFG:
         """Embeddings of the null half, one per row."""
         return run.null
 
-    def combine(self, run: Run, step: Step, eps: Latents) -> Latents:
+    def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         """Noise of the null and text halves to the noise that every row follows."""
         null, text = rows.halves(eps)
         return null + self.text_scale * (text - null)
 
-    def correct(self, run: Run, step: Step, x: Latents, eps: Latents) -> Latents:
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         """Change the rows after the step."""
         return x

@@ -88,7 +88,9 @@ class Canvas:
         for x, y in (placed[0], placed[-1]):
             self.draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
 
-    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour) -> None:
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour
+    ) -> None:
         """Part of an ellipse's outline, from `start` to `end` degrees clockwise from the right."""
         start, end = self._angles(start, end)
         self.draw.arc(self.box(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill, width=self.width(width))

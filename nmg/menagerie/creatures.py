@@ -188,7 +188,11 @@ def _coat(c: Canvas, look: Look, x: float, y: float, turn: float) -> None:
     if look.kind == "tiger":
         for dx in (-4, 0, 4):
             c.polygon(
-                [(x + dx - 1.3, y - 11 + abs(dx) * 0.25), (x + dx + 1.3, y - 11 + abs(dx) * 0.25), (x + dx * 0.7, y - 5.2)],
+                [
+                    (x + dx - 1.3, y - 11 + abs(dx) * 0.25),
+                    (x + dx + 1.3, y - 11 + abs(dx) * 0.25),
+                    (x + dx * 0.7, y - 5.2),
+                ],
                 INK,
             )
         for e in (-1,) if look.side else (-1, 1):

@@ -26,7 +26,11 @@ SCENES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
     ("contextual change", Scene("car", "red", "desert", pose="standing", seed=TEST_SEEDS + 2), {"place": "snow"}),
     ("face attribute", Scene("cat", "white", "beach", seed=TEST_SEEDS + 3), {"mouth": "smiling"}),
     ("colour change", Scene("rabbit", "pink", "forest", seed=TEST_SEEDS + 4), {"colour": "blue"}),
-    ("global editing", Scene("tiger", "orange", "snow", pose="standing", seed=TEST_SEEDS + 5), {"style": "oil painting"}),
+    (
+        "global editing",
+        Scene("tiger", "orange", "snow", pose="standing", seed=TEST_SEEDS + 5),
+        {"style": "oil painting"},
+    ),
     ("global editing", Scene("bear", "brown", "city", seed=TEST_SEEDS + 6), {"style": "at night"}),
 )
 """Task, source scene, and the factor that the edit changes."""

@@ -1,7 +1,7 @@
-"""Measure the bundled model on held-out scenes: `python -m nmg.menagerie.evaluate`.
+"""Measure Menagerie's model on held-out scenes: `python -m nmg.menagerie.evaluate`.
 
-Writes a report (JSON) and, for the bundled model, its card. Every figure says on how many scenes it
-was taken; nothing is reported that was not measured.
+Writes a report (JSON), golden values and the model card beside the model. Every figure says on how many
+scenes it was taken.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from nmg import images, metrics
 from nmg.backbone import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
+from nmg.menagerie import card
 from nmg.menagerie.captions import caption
-from nmg.menagerie.model import NAME, SCALES, load_classifier
+from nmg.menagerie.model import FOLDER, SCALES
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import FACTORS, Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
@@ -36,7 +37,8 @@ def accuracy(classifier: FactorClassifier, pictures: Tensor, scenes: list[Scene]
     """Share of the pictures in which each factor reads as the scene's."""
     read = classifier.read(2 * pictures - 1)
     return {
-        name: sum(r[name] == getattr(s, name) for r, s in zip(read, scenes, strict=True)) / len(scenes) for name in FACTORS
+        name: sum(r[name] == getattr(s, name) for r, s in zip(read, scenes, strict=True)) / len(scenes)
+        for name in FACTORS
     }
 
 
@@ -140,36 +142,61 @@ def bundled_noise_map(text_scale: float | None = None) -> NoiseMap:
     return NoiseMap(**SCALES if text_scale is None else {**SCALES, "text_scale": text_scale})
 
 
-def evaluate(pipe: Any, scenes: int = 32, captions: int = 64) -> dict[str, Any]:
+def evaluate(pipe: Any, classifier: FactorClassifier, scenes: int = 32, captions: int = 64) -> dict[str, Any]:
     """Every measurement of the model card."""
-    backbone, classifier = Backbone(pipe), load_classifier()
-    guidances = bundled_guidances()
+    backbone, guidances = Backbone(pipe), bundled_guidances()
+    edited = {"DDIM": CFG(SCALES["text_scale"]), "NMG": bundled_noise_map()}
     return {
         "scales": SCALES,
-        "autoencoder": autoencoder(backbone, classifier, 512),
+        "autoencoder": autoencoder(backbone, classifier, 16 * scenes),
         "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
-        "edits": edits(
-            backbone, classifier, scenes, {k: g for k, g in guidances.items() if "7.5" not in k and "1" not in k}
-        ),
+        "edits": edits(backbone, classifier, scenes, edited),
     }
 
 
-def main() -> None:
+def golden(backbone: Backbone) -> dict[str, Any]:
+    """A few values of every part, to notice a stack that loads the weights wrongly."""
+    prompt = caption(Scene.sample(TEST_SEEDS))
+    text = backbone.text([prompt])
+    latents = backbone.encode(pixels([Scene.sample(TEST_SEEDS)]))
+    with torch.no_grad():
+        noise = backbone.eps(latents, nmg.steps(backbone.scheduler, 50)[25], text)
+    parts = {"text": text, "latents": latents, "noise": noise, "decoded": backbone.decode(latents)}
+    return {
+        "prompt": prompt,
+        "input_ids": backbone.tokenizer(prompt).input_ids,
+        **{name: sample(t) for name, t in parts.items()},
+    }
+
+
+def sample(tensor: Tensor) -> list[float]:
+    """Sixteen of a tensor's values, its mean and its standard deviation."""
+    values = tensor.flatten()[:: tensor.numel() // 16][:16]
+    return [*values.tolist(), tensor.mean().item(), tensor.std().item()]
+
+
+def write_report(folder: Path, scenes: int = 32) -> None:
+    """Measure the model in `folder` and write report.json, golden.json and the model card beside it."""
     from nmg.pipelines import load
 
+    pipe, classifier = load(str(folder), dtype=torch.float32), FactorClassifier.load(folder / "classifier.safetensors")
+    (folder / "golden.json").write_text(json.dumps(golden(Backbone(pipe))))
+    report = evaluate(pipe, classifier, scenes, 2 * scenes)
+    (folder / "report.json").write_text(json.dumps(report, indent=2))
+    training = json.loads((folder / "training.json").read_text())
+    (folder / "README.md").write_text(card.write(training, report))
+
+
+def main() -> None:
     p = argparse.ArgumentParser(
         "nmg.menagerie.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--model", default=NAME)
-    p.add_argument("--scenes", type=int, default=32)
-    p.add_argument("--captions", type=int, default=64)
-    p.add_argument("--out", type=Path, default=Path("outputs/menagerie-report.json"))
+    p.add_argument("--model", type=Path, default=FOLDER, help="folder that training wrote (default: the bundled model)")
+    p.add_argument("--scenes", type=int, default=32, help="held-out scenes per measurement (default: %(default)s)")
     arguments = p.parse_args()
-    report = evaluate(load(arguments.model), arguments.scenes, arguments.captions)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2))
-    print(arguments.out)
+    write_report(arguments.model, arguments.scenes)
+    print(arguments.model / "README.md")
 
 
 if __name__ == "__main__":

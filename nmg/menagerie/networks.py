@@ -34,7 +34,9 @@ def write_tokenizer(folder: Path) -> None:
     learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=5000, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator([" ".join(vocabulary())], trainer)
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = [
+        pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(learner.to_str())["model"]["merges"]
+    ]
 
     # CLIP's order: the byte alphabet, the same ending a word, the merges, the two special tokens.
     letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (ord(c) > 126, ord(c)))

@@ -109,7 +109,9 @@ def beach(s: Setting) -> None:
     shore = [(x, s.horizon + 7 + 1.3 * math.sin(x * 0.25 + phase)) for x in np.linspace(-1, 65, 14)]
     s.ground(s.colour(248, 226, 168), 6)
     s.canvas.polygon([(-1, s.horizon + 3), *shore, (65, s.horizon + 3)], s.colour(228, 246, 250))
-    s.canvas.polygon([(-1, s.horizon + 2), *((x, y - 1.8) for x, y in shore), (65, s.horizon + 2)], s.colour(64, 164, 216))
+    s.canvas.polygon(
+        [(-1, s.horizon + 2), *((x, y - 1.8) for x, y in shore), (65, s.horizon + 2)], s.colour(64, 164, 216)
+    )
     left = s.uniform(0, 1) < 0.5
     x, y, lean = (s.uniform(3, 10) if left else s.uniform(54, 61)), s.horizon + 12, (3 if left else -3)
     s.canvas.line([(x, y), (x + lean * 0.5, y - 12), (x + lean, y - 22)], 2.2, s.colour(142, 100, 60))
@@ -179,7 +181,9 @@ def room(s: Setting) -> None:
     s.canvas.rectangle(window, 13.8, window + 16, 15, PAPER)
     x = window + 27 if window < 32 else window - 20
     s.canvas.rectangle(x - 5.4, 7.5, x + 5.4, 20.5, s.colour(112, 74, 46))
-    s.canvas.rectangle(x - 3.8, 9.2, x + 3.8, 18.8, ((214, 90, 80), (90, 150, 200), (120, 180, 110))[s.random.integers(3)])
+    s.canvas.rectangle(
+        x - 3.8, 9.2, x + 3.8, 18.8, ((214, 90, 80), (90, 150, 200), (120, 180, 110))[s.random.integers(3)]
+    )
     s.canvas.ellipse(x, 14.6, 2.4, 2.4, (250, 230, 150))
     s.canvas.rectangle(-1, floor, 65, 65, s.colour(180, 130, 84))
     s.canvas.rectangle(-1, floor - 1.4, 65, floor + 0.6, (246, 238, 226))

@@ -107,7 +107,9 @@ class Scene:
     def __post_init__(self) -> None:
         for name, values in FACTORS.items():
             if (given := getattr(self, name)) not in values:
-                raise ValueError(f"{name}={given!r} is not in Menagerie; {name} is one of {', '.join(map(str, values))}")
+                raise ValueError(
+                    f"{name}={given!r} is not in Menagerie; {name} is one of {', '.join(map(str, values))}"
+                )
         object.__setattr__(self, "nuisances", Nuisances(self.seed))
 
     @classmethod

@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class Stage:
         self.accelerator, self.decay = accelerator, decay
         self.network = network
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self.samples, self.seconds = 0, 0.0
         if self.path.exists():
@@ -210,7 +213,9 @@ def classifier_loss(bank: np.ndarray, batch: int, device: torch.device) -> Calla
         # A little blur-free noise, so that an autoencoder's grain does not mislead the reading.
         pictures = pictures + 0.08 * torch.randn(pictures.shape, generator=generator).to(device)
         answers = networks.targets([Scene.sample(TRAIN_SEEDS + int(i)) for i in chosen])
-        losses = [F.cross_entropy(logits.float(), answers[name].to(device)) for name, logits in network(pictures).items()]
+        losses = [
+            F.cross_entropy(logits.float(), answers[name].to(device)) for name, logits in network(pictures).items()
+        ]
         return torch.stack(losses).mean(), {}
 
     return loss
@@ -249,7 +254,9 @@ class Denoiser(nn.Module):
         return self.unet(latents, timesteps, self.text_encoder(tokens)[0]).sample
 
 
-def denoiser_loss(latents: Tensor, tokenizer, scheduler, batch: int, device: torch.device, forward: Callable) -> Callable:
+def denoiser_loss(
+    latents: Tensor, tokenizer, scheduler, batch: int, device: torch.device, forward: Callable
+) -> Callable:
     """Squared error of the predicted noise, weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556)."""
     indices, words = shuffled(len(latents), batch, 13), np.random.default_rng(14)
     alphas = scheduler.alphas_cumprod.to(device)
@@ -324,7 +331,26 @@ def train(arguments: argparse.Namespace) -> None:
     loss = denoiser_loss(latents, tokenizer, scheduler, arguments.unet_batch, device, forward)
     denoiser = stage("unet", denoiser, loss, arguments.unet_rate, arguments.unet_batch)
 
-    export(Path(arguments.out), vae, denoiser, tokenizer, scheduler, classifier)
+    out = Path(arguments.out)
+    export(out, vae, denoiser, tokenizer, scheduler, classifier)
+    parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
+    record = {
+        "command": " ".join(["python -m nmg.menagerie.train", *sys.argv[1:]]),
+        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU cores",
+        "scenes": arguments.scenes,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "stages": {name: last_row(folder / f"{name}.jsonl") for name in ("classifier", "vae", "unet")},
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=2))
+    if arguments.report:
+        from nmg.menagerie.evaluate import write_report
+
+        write_report(out, arguments.report)
+
+
+def last_row(log: Path) -> dict[str, float]:
+    """The last entry of a stage's log."""
+    return json.loads(log.read_text().splitlines()[-1])
 
 
 def export(out: Path, vae: nn.Module, denoiser: Denoiser, tokenizer, scheduler, classifier: nn.Module) -> None:
@@ -375,6 +401,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--report", type=int, default=32, metavar="SCENES", help="held-out scenes to measure in the end; 0 for none"
+    )
     return p
 
 

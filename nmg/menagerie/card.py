@@ -1,0 +1,95 @@
+"""The model card: what the bundled model was trained on, for how long, and how well it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nmg.menagerie.scene import FACTORS
+from nmg.menagerie.train import TRAIN_SEEDS
+
+HEAD = """\
+# Menagerie
+
+A latent diffusion model of a drawn world, in Stable Diffusion's folder format, small enough for a laptop. It exists to
+run, test and explain image editing without downloads, not to make pictures for their own sake. MIT licence.
+
+{sizes}
+
+## Data
+
+Scenes that the package draws (`nmg.menagerie.Scene`), 64×64 pixels, captioned by template. Named factors: {factors}.
+Never named: position, size, hue, light, horizon, direction, and the shape of the place. Training scenes have seeds from {seed:,}
+on; every figure below is from other seeds.
+
+## Training
+
+{training}
+
+Command: `{command}`
+"""
+
+
+def write(training: dict[str, Any], report: dict[str, Any]) -> str:
+    """The card in Markdown, from what training and evaluation recorded."""
+    factors = "; ".join(f"{name} ({', '.join(map(str, values))})" for name, values in FACTORS.items())
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in training["parameters"].items())
+    stages = [[name, f"{stage['samples']:,}", f"{stage['minutes']:.0f}"] for name, stage in training["stages"].items()]
+    head = HEAD.format(
+        sizes=f"Parameters: {sizes}.",
+        factors=factors,
+        seed=TRAIN_SEEDS,
+        command=training["command"],
+        training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes"], stages),
+    )
+    return "\n".join([head, _quality(report), _edits(report["edits"]), _limits(report)])
+
+
+def _quality(report: dict[str, Any]) -> str:
+    auto, generated, rebuilt = report["autoencoder"], report["generation"], report["reconstruction"]
+    rows = [
+        [
+            f"pictures generated from captions ({generated['captions']}, guidance {generated['guidance']:g})",
+            generated["accuracy"],
+        ],
+        [f"autoencoder's pictures ({auto['scenes']})", auto["accuracy_on_reconstructions"]],
+        [f"originals ({auto['scenes']})", auto["accuracy_on_originals"]],
+    ]
+    read = table(
+        ["share read as captioned", *FACTORS], [[name, *(f"{values[f]:.2f}" for f in FACTORS)] for name, values in rows]
+    )
+    paths = table(
+        ["guidance", "PSNR to the autoencoder's picture"], [[k, f"{v:.1f} dB"] for k, v in rebuilt["psnr"].items()]
+    )
+    return (
+        f"## Quality\n\nAutoencoder: {auto['psnr']:.1f} dB PSNR, {auto['ssim']:.3f} SSIM on {auto['scenes']} scenes. A factor "
+        f"classifier, shipped beside the model, reads pictures back:\n\n{read}\n\nReconstruction after DDIM inversion, "
+        f"{rebuilt['scenes']} scenes, {rebuilt['steps']} steps:\n\n{paths}\n"
+    )
+
+
+def _edits(edits: dict[str, Any]) -> str:
+    methods = list(next(iter(edits["tasks"].values())))
+    rows = [
+        [task, *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
+        for task, values in edits["tasks"].items()
+    ]
+    return (
+        f"## Edits\n\nPrompt-to-Prompt, {edits['scenes']} scenes per task, {edits['steps']} steps. Each cell: share of edits whose "
+        "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
+        f"autoencoder's picture of the truth.\n\n{table(['task', *methods], rows)}\n"
+    )
+
+
+def _limits(report: dict[str, Any]) -> str:
+    accuracy = report["generation"]["accuracy"]
+    weakest = sorted(accuracy, key=accuracy.__getitem__)[:3]
+    named = ", ".join(f"{name} ({accuracy[name]:.2f})" for name in weakest)
+    return (
+        f"## Limits\n\nThe model knows the words of its captions and nothing else; a photograph comes out as the nearest drawn "
+        f"scene that its latent can hold. It is weakest at: {named}.\n"
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
