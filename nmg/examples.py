@@ -45,7 +45,7 @@ def prompt_to_prompt(pipe: Any, folder: str | Path = "images") -> dict[str, Exam
 
 
 def _scenes() -> dict[str, Example]:
-    examples = {}
+    examples: dict[str, Example] = {}
     for name, scene, change in SCENES:
         truth = scene.edit(**change).render()
         example = Example(scene.render(), *prompt_pair(scene, **change), TASKS[name].editor, truth)
@@ -60,8 +60,8 @@ def _photographs(folder: Path) -> dict[str, Example]:
         "a {} cup of coffee on a {} table",
         "a photo of a woman{} in a space suit",
     )
-    tiger = PromptToPrompt(self_replace=0.4, blend=LocalBlend(("cat", "tiger")))
-    blue = PromptToPrompt(blend=LocalBlend(("cup", "cup")))
+    tiger = PromptToPrompt(self_replace=0.4, local_blend=LocalBlend(("cat", "tiger")))
+    blue = PromptToPrompt(local_blend=LocalBlend(("cup", "cup")))
     return {
         "object swap": Example(cat, lying.format("cat"), lying.format("tiger"), tiger),
         "contextual change": Example(

@@ -61,7 +61,7 @@ class Trajectory:
     @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latent."""
-        return tuple(self.maps.shape[-2:])
+        return self.maps.shape[-2], self.maps.shape[-1]
 
     def to(self, device: torch.device | str) -> Trajectory:
         return dataclasses.replace(self, maps=self.maps.to(device))
@@ -210,6 +210,6 @@ def rise(
     return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention)
 
 
-def bar(items: Iterable, what: str, shown: bool) -> Iterable:
+def bar(items: Iterable, what: str, shown: bool, total: int | None = None) -> Iterable:
     """`items` behind a progress bar that leaves no line when it is done."""
-    return tqdm(items, desc=what, unit="step", leave=False, disable=not shown)
+    return tqdm(items, what, total, leave=False, disable=not shown, unit="step")

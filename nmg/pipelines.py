@@ -73,13 +73,13 @@ def load(
     return pipe.to(device)
 
 
-def suited(pipe: Any, **scales: float | None) -> NoiseMap:
+def suited(pipe: Any, **scales: Any) -> NoiseMap:
     """Noise map guidance with the scales that suit a model: the paper's, or the bundled model's own.
 
     Args:
         scales: `noise_map_scale`, `gradient_scale`, `text_scale` or `energy` to set; None leaves the model's.
     """
-    own = menagerie.SCALES if menagerie.describe(pipe) else {}
+    own: dict[str, Any] = menagerie.SCALES if menagerie.describe(pipe) else {}
     return NoiseMap(**{**own, **{name: value for name, value in scales.items() if value is not None}})
 
 
@@ -134,7 +134,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         run = prepare(self, trajectory, targets, negative_prompt)
         guidance = guidance or NoiseMap(noise_map_scale, gradient_scale, guidance_scale)
         latents = self._sample(run, guidance, editor or PromptToPrompt(), callback_on_step_end)
-        out = latents if output_type == "latent" else run.backbone.decode(latents)
+        out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":
             out = images.to_pil(out)
         elif output_type == "np":

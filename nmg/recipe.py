@@ -117,12 +117,7 @@ def digest(picture: Image.Image) -> str:
 
 
 def _packed(method: CFG | Editor) -> dict[str, Any]:
-    values = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-    values = {
-        k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, dict) else v
-        for k, v in values.items()
-    }
-    return {"method": type(method).__name__, **values}
+    return {"method": type(method).__name__, **dataclasses.asdict(method)}
 
 
 def _unpacked(values: dict[str, Any], module: Any) -> Any:
@@ -130,8 +125,8 @@ def _unpacked(values: dict[str, Any], module: Any) -> Any:
     name = values.pop("method")
     if name not in module.__all__:
         raise ValueError(f"this version has no method {name!r}; it has {', '.join(module.__all__)}")
-    if isinstance(values.get("blend"), dict):
-        values["blend"] = LocalBlend(**values["blend"])
+    if isinstance(values.get("local_blend"), dict):
+        values["local_blend"] = LocalBlend(**values["local_blend"])
     return getattr(module, name)(**values)
 
 

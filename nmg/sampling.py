@@ -158,10 +158,7 @@ def edit(
 
 def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterable:
     """The steps of a run behind a progress bar."""
-    progress = bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown)
-    if shown:
-        progress.total = len(run.steps)
-    return progress
+    return bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown, len(run.steps))
 
 
 def _inverted(

@@ -56,7 +56,7 @@ class PromptToPrompt(Editor):
             the target prompt, and to all others by the key "default_".
         self_replace: the steps in which self-attention is taken over.
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
-        blend: restrict the edit to the places of words.
+        local_blend: restrict the edit to the places of words.
         word_map: "aligned", or "authors" for the replacement map of the published code.
         self_positions: self-attention of at most so many positions is taken over (32×32 in the paper).
 
@@ -69,7 +69,7 @@ class PromptToPrompt(Editor):
     cross_replace: Window | Mapping[str, Window] = 0.8
     self_replace: Window = 0.6
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend: LocalBlend | None = None
+    local_blend: LocalBlend | None = None
     word_map: str = "aligned"
     self_positions: int = 32 * 32
 
@@ -101,7 +101,7 @@ class PromptToPrompt(Editor):
             kept=torch.stack([m.kept[:width] for m in maps]).to(device),
             active=self.schedule(tokens[1:], len(run.steps))[..., :width].to(device),
             factors=self.factors(tokens[1:])[:, :width].to(device),
-            blending=None if self.blend is None else _Blending.prepare(self.blend, tokens, run),
+            blending=None if self.local_blend is None else _Blending.prepare(self.local_blend, tokens, run),
         )
 
     def correspondence(self, source: Tokens, target: Tokens) -> Correspondence:
@@ -189,14 +189,14 @@ class _Running(Editor):
     def take_layout(q: Heads, k: Heads, v: Heads) -> Heads:
         """Self-attention in which the text half's targets look where the source looks."""
         (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
-        looks = [rows.source(x).expand_as(x) for x in (text_q, text_k)]
-        return torch.cat([attention(null_q, null_k, null_v), attention(*looks, text_v)])
+        looks_q, looks_k = (rows.source(x).expand_as(x) for x in (text_q, text_k))
+        return torch.cat([attention(null_q, null_k, null_v), attention(looks_q, looks_k, text_v)])
 
     def take_words(self, q: Heads, k: Heads, v: Heads, active: Tensor, watches: bool) -> Heads:
         """Cross-attention of the text half, edited; the null half is never edited."""
         (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
         maps = self.edited(probabilities(text_q, text_k), active)
-        if watches:
+        if watches and self.blending is not None:
             self.blending.watch(maps)
         return torch.cat([attention(null_q, null_k, null_v), maps @ text_v])
 
@@ -214,7 +214,7 @@ class _Running(Editor):
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
         if self.blending is None or not self.blending.started(step):
             return x
-        mask = self.blending.mask(tuple(x.shape[-2:])).to(x.dtype)
+        mask = self.blending.mask(run.latent_size).to(x.dtype)
         return rows.source(x) + mask * (x - rows.source(x))
 
 

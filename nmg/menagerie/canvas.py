@@ -24,13 +24,15 @@ PAPER: Colour = (252, 250, 246)
 
 def mix(first: Colour, second: Colour, amount: float) -> Colour:
     """Blend two colours: `amount` 0 gives the first, 1 the second."""
-    return tuple(round(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * amount) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def shift(colour: Colour, hue: float = 0.0, value: float = 1.0) -> Colour:
     """Rotate a colour's hue by `hue` turns and multiply its brightness by `value`."""
     h, s, v = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb((h + hue) % 1, s, min(1.0, v * value)))
+    red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb((h + hue) % 1, s, min(1.0, v * value)))
+    return red, green, blue
 
 
 class Canvas:
@@ -60,7 +62,7 @@ class Canvas:
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0.0) -> None:
         self.draw.rounded_rectangle(self.box(x0, y0, x1, y1), radius * self.scale * self.pixels, fill=fill)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour | None, angle: float = 0.0) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour, angle: float = 0.0) -> None:
         if angle == 0.0:
             self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), fill=fill)
             return

@@ -31,8 +31,8 @@ class Setting:
     hue: float
     value: float
 
-    def colour(self, *rgb: int) -> Colour:
-        return shift(rgb, self.hue, self.value)
+    def colour(self, red: int, green: int, blue: int) -> Colour:
+        return shift((red, green, blue), self.hue, self.value)
 
     def uniform(self, low: float, high: float) -> float:
         return float(self.random.uniform(low, high))
@@ -64,8 +64,13 @@ def forest(s: Setting) -> None:
     for i in range(8):
         s.canvas.ellipse(i * 9 + s.uniform(-2, 2), s.horizon - 2, 7, 7 + s.uniform(-1.5, 1.5), s.colour(104, 158, 104))
     s.ground(s.colour(92, 156, 70))
-    for x in (6, 17, 47, 58):
-        x, y, height, pine = x + s.uniform(-4, 4), s.horizon + s.uniform(1, 4), s.uniform(22, 31), s.uniform(0, 1) < 0.6
+    for middle in (6, 17, 47, 58):
+        x, y, height, pine = (
+            middle + s.uniform(-4, 4),
+            s.horizon + s.uniform(1, 4),
+            s.uniform(22, 31),
+            s.uniform(0, 1) < 0.6,
+        )
         if pine:
             s.pine(x, y, height, s.colour(34, 100, 56))
         else:

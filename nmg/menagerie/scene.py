@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,7 +73,7 @@ class Nuisances:
             value=r.uniform(0.93, 1.05),
             light=r.uniform(-1, 1),
             horizon=r.uniform(32, 38),
-            mirrored=r.integers(2),
+            mirrored=float(r.integers(2)),
             place_hue=r.normal(0, 0.012),
             place_value=r.uniform(0.94, 1.04),
         )
@@ -113,7 +114,7 @@ class Scene:
         object.__setattr__(self, "nuisances", Nuisances(self.seed))
 
     @classmethod
-    def sample(cls, seed: int, **fixed: object) -> Scene:
+    def sample(cls, seed: int, **fixed: Any) -> Scene:
         """Draw a scene from `seed`; factors given as keywords are held at their values."""
         r = np.random.default_rng([seed, 1])
         drawn = {name: values[r.integers(len(values))] for name, values in FACTORS.items()}
@@ -137,7 +138,7 @@ class Scene:
         pose = "jumping" if self.pose == "jumping" else "standing"
         return dataclasses.replace(self, mouth="plain", glasses=False, pose=pose)
 
-    def edit(self, **changes: object) -> Scene:
+    def edit(self, **changes: Any) -> Scene:
         """The exact counterfactual: this scene with some factors changed and everything else held.
 
         Raises:
@@ -178,7 +179,7 @@ class Scene:
         PLACES[self.place](setting)
 
         x, y, scale = 32 + n["x"], 58 + n["y"], n["scale"]
-        ground = canvas.image.getpixel((int(x * canvas.pixels), int(min(63.5, y) * canvas.pixels)))
+        ground: Any = canvas.image.getpixel((int(x * canvas.pixels), int(min(63.5, y) * canvas.pixels)))
         reach = (15 if self.view == "front" else 18) * (0.85 if self.pose == "jumping" else 1) * scale
         canvas.ellipse(x - 3 * n["light"], y, reach, 2.6, mix(ground, (20, 20, 40), 0.38))
 

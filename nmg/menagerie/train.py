@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ class Stage:
 def classifier_loss(bank: np.ndarray, batch: int, device: torch.device) -> Callable:
     indices = shuffled(len(bank), batch, 11)
 
-    def loss(network: nn.Module, generator: torch.Generator):
+    def loss(network: Any, generator: torch.Generator):
         chosen = next(indices)
         pictures = to_tensor(bank[chosen]).to(device)
         # A little blur-free noise, so that an autoencoder's grain does not mislead the reading.
@@ -225,7 +226,7 @@ def vae_loss(bank: np.ndarray, batch: int, device: torch.device, kl_weight: floa
     """L1 on pixels and on their differences, a squared error, and a small KL term on the latent."""
     indices = shuffled(len(bank), batch, 12)
 
-    def loss(network: nn.Module, generator: torch.Generator):
+    def loss(network: Any, generator: torch.Generator):
         pictures = to_tensor(bank[next(indices)]).to(device)
         if torch.rand((), generator=generator) < 0.5:
             pictures = pictures.flip(-1)
@@ -261,7 +262,7 @@ def denoiser_loss(
     indices, words = shuffled(len(latents), batch, 13), np.random.default_rng(14)
     alphas = scheduler.alphas_cumprod.to(device)
 
-    def loss(network: nn.Module, generator: torch.Generator):
+    def loss(network: Any, generator: torch.Generator):
         chosen = next(indices)
         scenes = [Scene.sample(TRAIN_SEEDS + int(i)) for i in chosen]
         texts = ["" if words.random() < 0.1 else caption(scene, words) for scene in scenes]
@@ -281,7 +282,7 @@ def denoiser_loss(
 
 
 @torch.no_grad()
-def encode_bank(bank: np.ndarray, vae: nn.Module, folder: Path, device: torch.device) -> tuple[Tensor, float]:
+def encode_bank(bank: np.ndarray, vae: Any, folder: Path, device: torch.device) -> tuple[Tensor, float]:
     """Scaled mean latents fp16 [count, 4, 16, 16] of the bank, every second picture mirrored; and the scale."""
     path = folder / f"latents_{len(bank)}.pt"
     if not path.exists():
@@ -310,7 +311,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     bank = render_bank(folder, arguments.scenes, arguments.workers)
 
-    def stage(name: str, network: nn.Module, loss: Callable, peak: float, batch: int) -> nn.Module:
+    def stage(name: str, network: Any, loss: Callable, peak: float, batch: int) -> Any:
         network = network.to(device, memory_format=torch.channels_last)
         budget = Budget(getattr(arguments, f"{name}_samples"), getattr(arguments, f"{name}_minutes"))
         return Stage(name, network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
@@ -325,7 +326,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     tokenizer = networks.build_tokenizer(folder / "tokenizer")
     unet = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
-    denoiser = Denoiser(networks.build_text_encoder(tokenizer), unet).to(device, memory_format=torch.channels_last)
+    denoiser: Any = Denoiser(networks.build_text_encoder(tokenizer), unet)
+    denoiser = denoiser.to(device, memory_format=torch.channels_last)
     forward = torch.compile(denoiser, dynamic=False) if arguments.compile else denoiser
     scheduler = networks.build_scheduler()
     loss = denoiser_loss(latents, tokenizer, scheduler, arguments.unet_batch, device, forward)
@@ -353,7 +355,7 @@ def last_row(log: Path) -> dict[str, float]:
     return json.loads(log.read_text().splitlines()[-1])
 
 
-def export(out: Path, vae: nn.Module, denoiser: Denoiser, tokenizer, scheduler, classifier: nn.Module) -> None:
+def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, classifier: Any) -> None:
     """Write an ordinary Stable Diffusion folder in fp16, its text encoder and tokenizer in the older layout."""
     from diffusers import StableDiffusionPipeline
 
