@@ -441,15 +441,16 @@ def _beside(path: Path, suffix: str) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; an input that can't be used ends with one clear line and exit status 2."""
     arguments = parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"nmg: note: {message}", file=sys.stderr)
-    try:
-        arguments.run(arguments)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print(f"nmg: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("nmg: interrupted", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"nmg: note: {message}", file=sys.stderr)
+        try:
+            arguments.run(arguments)
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+            print(f"nmg: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("nmg: interrupted", file=sys.stderr)
+            return 130
     return 0
 
 

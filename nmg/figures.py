@@ -44,11 +44,11 @@ def sheet(
         raise ValueError(
             f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}"
         )
-    gap, label, head = 0.08 * inch, (1.55 if rows else 0.08) * inch, 0.3 + 0.22 * len(title.splitlines())
-    foot = 0.24 if notes else 0.0
+    gap, label, head = 0.08 * inch, (0.95 if rows else 0.08) * inch, _head(title, columns)
+    foot = 0.18 if notes else 0.0
     width = label + len(columns) * (inch + gap)
     height = head + len(pictures) * (inch + foot + gap)
-    figure = Figure((width, height), dpi=200, facecolor="white")
+    figure = Figure((width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
         figure.text(
@@ -61,15 +61,9 @@ def sheet(
             _label(figure, rows[r], label - 0.1 * inch, bottom + inch / 2, width, height)
         for c, picture in enumerate(row):
             left = label + c * (inch + gap)
+            middle = (left + inch / 2) / width
             if r == 0:
-                figure.text(
-                    (left + inch / 2) / width,
-                    (bottom + inch + 0.12) / height,
-                    columns[c],
-                    ha="center",
-                    va="center",
-                    fontsize=8.5,
-                )
+                figure.text(middle, (bottom + inch + 0.05) / height, columns[c], ha="center", va="bottom", fontsize=8.5)
             if picture is None:
                 continue
             axes = figure.add_axes((left / width, bottom / height, inch / width, inch / height))
@@ -77,15 +71,14 @@ def sheet(
             axes.set_axis_off()
             if notes and notes[r][c]:
                 figure.text(
-                    (left + inch / 2) / width,
-                    (bottom - 0.11) / height,
-                    notes[r][c],
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="#555555",
+                    middle, (bottom - 0.03) / height, notes[r][c], ha="center", va="top", fontsize=7, color="#555555"
                 )
     return figure
+
+
+def _head(title: str, columns: Sequence[str]) -> float:
+    """Inches above the first row: title and column headings."""
+    return 0.12 + 0.2 * len(title.splitlines()) + 0.15 * max(len(heading.splitlines()) for heading in columns)
 
 
 def _label(figure: Figure, text: str, x: float, y: float, width: float, height: float) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import nmg
@@ -14,7 +15,7 @@ from nmg import figures, images, metrics
 from nmg.backbone import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG
-from nmg.menagerie.captions import caption, prompt_pair
+from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.evaluate import bundled_noise_map
 from nmg.menagerie.model import NAME, SCALES
 from nmg.menagerie.scene import Scene
@@ -35,6 +36,9 @@ SCENES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
 )
 """Task, source scene, and the factor that the edit changes."""
 
+Column = list[tuple[Image.Image, float | None]]
+"""Pictures of one scene from top to bottom, with their PSNR where one is measured."""
+
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     """Edit `SCENES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`."""
@@ -42,65 +46,57 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     backbone = Backbone(load(NAME, device="cpu"))
-    edits, reconstructions, labels = [], [], []
-    for name, scene, change in tqdm(SCENES, "scenes"):
-        edited, rebuilt = _row(backbone, name, scene, change, steps)
-        edits.append(edited)
-        reconstructions.append(rebuilt)
-        source, target = prompt_pair(scene, **change)
-        labels.append(f"{name}\n{_difference(source, target)}")
+    columns = [_columns(backbone, name, scene, change, steps) for name, scene, change in tqdm(SCENES, "scenes")]
+    edits, reconstructions = [c[0] for c in columns], [c[1] for c in columns]
 
-    columns = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
-    notes = [["", *(f"{value:.1f} dB to the truth" for value in row[1]), ""] for row in edits]
-    sheet = figures.sheet(
-        [row[0] for row in edits],
-        columns,
-        labels,
-        notes,
-        f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}",
-    )
-    figures.save(sheet, folder / "edits.png")
-    yield folder / "edits.png"
+    heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in SCENES]
+    names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
+    title = f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
+    yield _saved(edits, heads, names, title, " to the truth", folder / "edits.png")
 
-    columns = ["source", "autoencoder", "DDIM, scale 1", "DDIM, scale 7.5", "NMG, scale 7.5"]
-    notes = [["", "", *(f"{value:.1f} dB" for value in row[1])] for row in reconstructions]
-    sheet = figures.sheet(
-        [row[0] for row in reconstructions],
-        columns,
-        [caption(s) for _, s, _ in SCENES],
-        notes,
-        "Reconstruction after inversion (PSNR to the autoencoder's own)",
-    )
-    figures.save(sheet, folder / "reconstructions.png")
-    yield folder / "reconstructions.png"
+    names = ["source", "autoencoder", "DDIM, scale 1", "DDIM, scale 7.5", "NMG, scale 7.5"]
+    title = "Reconstruction after inversion, PSNR to the autoencoder's picture"
+    yield _saved(reconstructions, heads, names, title, "", folder / "reconstructions.png")
 
 
-def _row(backbone: Backbone, name: str, scene: Scene, change: dict[str, Any], steps: int) -> tuple[tuple, tuple]:
-    """Pictures and figures of one scene: (pictures, PSNRs) of its edits, and of its reconstructions."""
+def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
+    """Write a sheet with a column per scene and a row per method; measured rows carry their PSNR."""
+    pictures = [[column[row][0] for column in cells] for row in range(len(names))]
+    notes = [
+        ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
+    ]
+    figures.save(figures.sheet(pictures, heads, names, notes, title), path)
+    return path
+
+
+def _columns(backbone: Backbone, name: str, scene: Scene, change: dict[str, Any], steps: int) -> tuple[Column, Column]:
+    """One scene's edits and its reconstructions, each picture with its PSNR where one is measured."""
     source, target = prompt_pair(scene, **change)
-    truth = scene.edit(**change).render()
-    trajectory = nmg.invert(backbone, scene.render(), source, steps=steps, progress=False)
+    original, truth = scene.render(), scene.edit(**change).render()
+    trajectory = nmg.invert(backbone, original, source, steps=steps, progress=False)
     rebuilt = backbone.decode(trajectory.maps[:1])
 
-    def edited(guidance: CFG) -> Image.Image:
-        return nmg.edit(
+    edits: Column = [(original, None)]
+    for guidance in (CFG(SCALES["text_scale"]), bundled_noise_map()):
+        result = nmg.edit(
             backbone, trajectory, targets=[target], guidance=guidance, editor=TASKS[name].editor, progress=False
-        ).pictures[0]
+        )
+        edits.append((result.pictures[0], _psnr(result.pictures[0], images.to_tensor(truth))))
+    edits.append((truth, None))
 
-    def reconstructed(guidance: CFG) -> Image.Image:
-        return nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
-
-    pairs = [edited(CFG(SCALES["text_scale"])), edited(bundled_noise_map())]
-    quality = [metrics.psnr(images.to_tensor(p), images.to_tensor(truth)).item() for p in pairs]
-    rows = [reconstructed(g) for g in (CFG(1.0), CFG(7.5), bundled_noise_map(7.5))]
-    fidelity = [metrics.psnr(images.to_tensor(p), rebuilt).item() for p in rows]
-    original = scene.render()
-    return ([original, *pairs, truth], quality), ([original, images.to_pil(rebuilt)[0], *rows], fidelity)
+    rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
+    for guidance in (CFG(1.0), CFG(7.5), bundled_noise_map(7.5)):
+        picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
+        rows.append((picture, _psnr(picture, rebuilt)))
+    return edits, rows
 
 
-def _difference(source: str, target: str) -> str:
-    """The changed words of two prompts, such as "forest → beach" or "+ smiling"."""
-    old, new = source.replace(",", "").split(), target.replace(",", "").split()
-    removed = [word for word in old if word not in new]
-    added = [word for word in new if word not in old]
-    return f"{' '.join(removed)} → {' '.join(added)}" if removed else f"+ {' '.join(added)}"
+def _psnr(picture: Image.Image, truth: Tensor) -> float:
+    return metrics.psnr(images.to_tensor(picture), truth.cpu()).item()
+
+
+def _change(scene: Scene, change: dict[str, Any]) -> str:
+    """What an edit changes, such as "forest → beach" or "+ smiling"."""
+    ((factor, new),) = change.items()
+    old = getattr(scene, factor)
+    return f"+ {new}" if old == "plain" else f"{old} → {new}"
