@@ -140,6 +140,11 @@ class Backbone:
         Raises:
             TypeError, ValueError: for a prompt that is no string or longer than the encoder reads.
         """
+        self.check(prompts)
+        return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise for a prompt that `text` can't encode."""
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")
@@ -149,7 +154,6 @@ class Backbone:
                     f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
                     f"begin and end included; shorten {prompt!r}"
                 )
-        return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
 
     def readable(self, prompt: str) -> str:
         """The prompt as the tokenizer sees it: with multi-vector textual inversions written out."""

@@ -231,22 +231,22 @@ def run_edit(arguments: argparse.Namespace) -> None:
     """Edit a picture and write every target as a PNG with its recipe."""
     pipe, image, source, targets = _loaded(arguments)
     guidance, editor = _methods(arguments, pipe)
-    if arguments.trajectory:
-        trajectory = Trajectory.load(arguments.trajectory)
-    else:
-        trajectory = nmg.invert(
-            pipe,
-            image,
-            source,
-            steps=_steps(arguments),
-            size=arguments.size,
-            convention=arguments.convention,
-            offset=arguments.offset,
-        )
-    backbone = nmg.Backbone(pipe)
+    result = nmg.edit(
+        pipe,
+        Trajectory.load(arguments.trajectory) if arguments.trajectory else image,
+        source,
+        targets,
+        guidance=guidance,
+        editor=editor,
+        steps=arguments.steps,
+        size=arguments.size,
+        negative=arguments.negative,
+        convention=arguments.convention,
+        offset=arguments.offset,
+    )
+    trajectory, backbone = result.trajectory, nmg.Backbone(pipe)
     height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
-    picture = None if image is None else backbone.prepare(image, (width, height))
-    result = nmg.edit(pipe, trajectory, targets=targets, guidance=guidance, editor=editor, negative=arguments.negative)
+    picture = backbone.prepare(image, (width, height)) if image is not None else None
 
     recipe = Recipe(
         model=backbone.name,
@@ -289,7 +289,7 @@ def run_invert(arguments: argparse.Namespace) -> None:
         pipe,
         image,
         source,
-        steps=_steps(arguments),
+        steps=50 if arguments.steps is None else arguments.steps,
         size=arguments.size,
         convention=arguments.convention,
         offset=arguments.offset,
@@ -316,22 +316,18 @@ def run_replay(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{arguments.image or recipe.image!r} is not the picture that was edited; give that one with --image"
         )
-    trajectory = nmg.invert(
+    result = nmg.edit(
         pipe,
         picture,
         recipe.source,
-        steps=recipe.steps,
-        size=picture.size,
-        convention=recipe.convention,
-        offset=recipe.offset,
-    )
-    result = nmg.edit(
-        pipe,
-        trajectory,
-        targets=recipe.targets,
+        recipe.targets,
         guidance=recipe.guidance,
         editor=recipe.editor,
+        steps=recipe.steps,
+        size=picture.size,
         negative=recipe.negative,
+        convention=recipe.convention,
+        offset=recipe.offset,
     )
     out = arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png")
     print(recipe.save([result.reconstruction, *result.pictures][recipe.row], out))
@@ -393,10 +389,6 @@ def _opened(image: str | None) -> Any:
 
 def _portable(image: str | None) -> str:
     return "" if image is None else image if image.startswith("scene:") else str(Path(image).resolve())
-
-
-def _steps(arguments: argparse.Namespace) -> int:
-    return 50 if arguments.steps is None else arguments.steps
 
 
 def _methods(arguments: argparse.Namespace, pipe: Any) -> tuple[CFG, Editor]:

@@ -13,7 +13,6 @@ from nmg import images, rows
 from nmg._types import Latents
 from nmg.backbone import Backbone
 from nmg.ddim import Step, transfer
-from nmg.ddim import steps as ddim_steps
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap
 from nmg.inversion import Trajectory, bar, invert
@@ -87,12 +86,8 @@ def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), nega
         TypeError, ValueError: for prompts that can't be used, or a trajectory of another model.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    if isinstance(targets, str):
-        raise TypeError(f"targets is one string; give a list of prompts, targets=[{targets!r}]")
-    if any(isinstance(prompt, str) and not prompt.strip() for prompt in targets):
-        raise ValueError("a target prompt is empty, which asks for no edit; say what the edited picture should show")
     _check(trajectory, backbone)
-    prompts = (trajectory.prompt, *targets)
+    prompts = (trajectory.prompt, *_checked(targets))
     embeddings = backbone.text([*prompts, negative])
     null = embeddings[-1:].expand(len(prompts), -1, -1)
     return Run(backbone, trajectory.to(backbone.device), prompts, embeddings[:-1], null)
@@ -123,6 +118,8 @@ def edit(
     steps: int | None = None,
     size: tuple[int, int] | None = None,
     negative: str = "",
+    convention: str = "aligned",
+    offset: int | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Edit:
@@ -138,6 +135,7 @@ def edit(
         steps: DDIM steps of the inversion, 50 if not given.
         size: width and height in pixels; the model's own if not given.
         negative: the prompt of the null half.
+        convention, offset: of the inversion; see `invert`.
         callback: called after each step with the step and the latents of all rows.
         progress: whether to show bars.
 
@@ -145,10 +143,32 @@ def edit(
         TypeError, ValueError, FileNotFoundError: for an input that can't be used, with what works.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    picture, trajectory = _inverted(backbone, image, source, steps, size, progress)
+    guidance, editor = guidance or NoiseMap(), editor or PromptToPrompt()
+    picture = None
+    if isinstance(image, Trajectory):
+        trajectory = image
+        _agree(trajectory, backbone, {"source": source, "steps": steps, "size": size})
+    else:
+        if source is None:
+            raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
+        # All that can be wrong is found before anything is computed.
+        picture, steps = backbone.prepare(image, size), 50 if steps is None else steps
+        backbone.check([source, *_checked(targets), negative])
+        editor.check(backbone, [source, *targets])
+        trajectory = invert(
+            backbone,
+            picture,
+            source,
+            steps=steps,
+            size=picture.size,
+            convention=convention,
+            offset=offset,
+            progress=progress,
+        )
+
     run = prepare(backbone, trajectory, targets, negative)
     latents = run.start
-    for step, latents in bar_of(run, denoise(run, guidance or NoiseMap(), editor or PromptToPrompt()), progress):
+    for step, latents in bar_of(run, denoise(run, guidance, editor), progress):
         if callback is not None:
             callback(step, latents)
     pictures = images.to_pil(backbone.decode(latents))
@@ -161,23 +181,18 @@ def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterable:
     return bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown, len(run.steps))
 
 
-def _inverted(
-    backbone: Backbone, image: Any, source: str | None, count: int | None, size: tuple[int, int] | None, progress: bool
-) -> tuple[Image.Image | None, Trajectory]:
-    if not isinstance(image, Trajectory):
-        if source is None:
-            raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
-        count = 50 if count is None else count
-        ddim_steps(backbone.scheduler, count)
-        picture = backbone.prepare(image, size)
-        return picture, invert(backbone, picture, source, steps=count, size=picture.size, progress=progress)
-    given = {"source": source, "steps": count, "size": size}
-    own = {
-        "source": image.prompt,
-        "steps": len(image.steps),
-        "size": tuple(n * backbone.pixels_per_latent for n in image.latent_size[::-1]),
-    }
+def _checked(targets: Sequence[str]) -> Sequence[str]:
+    if isinstance(targets, str):
+        raise TypeError(f"targets is one string; give a list of prompts, targets=[{targets!r}]")
+    if any(isinstance(prompt, str) and not prompt.strip() for prompt in targets):
+        raise ValueError("a target prompt is empty, which asks for no edit; say what the edited picture should show")
+    return targets
+
+
+def _agree(trajectory: Trajectory, backbone: Backbone, given: dict[str, Any]) -> None:
+    """Raise if an option given beside a trajectory says other than the trajectory."""
+    size = tuple(n * backbone.pixels_per_latent for n in trajectory.latent_size[::-1])
+    own = {"source": trajectory.prompt, "steps": len(trajectory.steps), "size": size}
     for name, value in given.items():
         if value is not None and value != own[name]:
             raise ValueError(f"{name}={value!r} is not the trajectory's {own[name]!r}; leave it out, or invert again")
-    return None, image

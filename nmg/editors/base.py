@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nmg._types import Latents, TextEmbeddings
 from nmg.attention import Attend
+from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.run import Run
 
@@ -17,8 +19,11 @@ class Editor:
     `prepare` returns the object whose hooks a run calls; an editor with a memory returns a fresh one.
     """
 
+    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+        """Raise for prompts that the editor can't use, before anything is computed; the source's comes first."""
+
     def prepare(self, run: Run) -> Editor:
-        """Once per run, before its first step. Checks that the editor fits the run's prompts."""
+        """Once per run, before its first step."""
         return self
 
     def attend(self, run: Run, step: Step) -> Attend | None:

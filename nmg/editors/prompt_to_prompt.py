@@ -16,6 +16,7 @@ from nmg import rows
 from nmg._types import Heads, Latents, Mask, Probabilities
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, spatial_size
+from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors.base import Editor
 from nmg.run import Run
@@ -87,12 +88,28 @@ class PromptToPrompt(Editor):
             if not math.isfinite(factor):
                 raise ValueError(f"the weight of {word!r} is {factor}; give a finite number")
 
+    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+        """Align the prompts and look every word up."""
+        source, *targets = tokens = self.tokens(backbone, prompts)
+        for target in targets:
+            self.correspondence(source, target)
+        if targets:
+            self.schedule(targets, 1)
+            self.factors(targets)
+            for words in (self.local_blend.words, self.local_blend.subtract) if self.local_blend else ():
+                if words is not None:
+                    _marked(words, tokens)
+
+    @staticmethod
+    def tokens(backbone: Backbone, prompts: Sequence[str]) -> list[Tokens]:
+        """The prompts as the text encoder reads them."""
+        return [tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts]
+
     def prepare(self, run: Run) -> Editor:
         """Align the prompts, look the words up, and start an empty memory."""
         if len(run.prompts) < 2:
             return Editor()
-        prompts = [run.backbone.readable(prompt) for prompt in run.prompts]
-        tokens = [tokenize(prompt, run.backbone.tokenizer) for prompt in prompts]
+        tokens = self.tokens(run.backbone, run.prompts)
         device, width = run.text.device, run.text.shape[1]
         maps = [self.correspondence(tokens[0], target) for target in tokens[1:]]
         return _Running(
@@ -234,8 +251,8 @@ class _Blending:
         device, width = run.text.device, run.text.shape[1]
         return cls(
             config,
-            _marked(config.words, tokens, "blend")[:, :width].to(device),
-            None if config.subtract is None else _marked(config.subtract, tokens, "subtract")[:, :width].to(device),
+            _marked(config.words, tokens)[:, :width].to(device),
+            None if config.subtract is None else _marked(config.subtract, tokens)[:, :width].to(device),
             _blend_size(run),
             int(config.start * len(run.steps)),
         )
@@ -273,10 +290,12 @@ def _above(maps: Tensor, threshold: float, size: tuple[int, int]) -> Mask:
     return rows.source(above) | above
 
 
-def _marked(words: Sequence[Words], tokens: Sequence[Tokens], what: str) -> Tensor:
+def _marked(words: Sequence[Words], tokens: Sequence[Tokens]) -> Tensor:
     """1 at the tokens of the chosen words, [rows, tokens]."""
     if isinstance(words, str) or len(words) != len(tokens):
-        raise ValueError(f"{what} words go by prompt: give {len(tokens)} entries, the source's first, got {words!r}")
+        raise ValueError(
+            f"the words of a local blend go by prompt: give {len(tokens)} entries, the source's first, got {words!r}"
+        )
     marks = torch.zeros(len(tokens), tokens[0].length)
     for row, (chosen, prompt) in enumerate(zip(words, tokens, strict=True)):
         for word in [chosen] if isinstance(chosen, str) else chosen:
