@@ -132,7 +132,9 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
         targets = [prompt] if isinstance(prompt, str) else prompt
         run = prepare(self, trajectory, targets, negative_prompt)
-        guidance = guidance or NoiseMap(noise_map_scale, gradient_scale, guidance_scale)
+        guidance = guidance or NoiseMap(
+            noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
+        )
         latents = self._sample(run, guidance, editor or PromptToPrompt(), callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":

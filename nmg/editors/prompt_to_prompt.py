@@ -45,6 +45,12 @@ class LocalBlend:
     threshold: float | tuple[float, float] = 0.3
     start: float = 0.2
 
+    def __post_init__(self) -> None:
+        thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        if not all(math.isfinite(t) for t in thresholds):
+            raise ValueError(f"threshold={self.threshold!r} must be finite, such as 0.3")
+        _window((self.start, 1.0), 1, "start")
+
 
 @dataclass(frozen=True)
 class PromptToPrompt(Editor):
@@ -54,7 +60,7 @@ class PromptToPrompt(Editor):
         mode: "replace" (prompts of equally many words), "refine" (words added or dropped), or None to
             choose by the prompts' numbers of words, for each target by itself.
         cross_replace: the steps in which cross-attention is taken over; a mapping gives windows to words of
-            the target prompt, and to all others by the key "default_".
+            the target prompt, and to all others by the key "default_" (all steps without it).
         self_replace: the steps in which self-attention is taken over.
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
         local_blend: restrict the edit to the places of words.
@@ -132,7 +138,7 @@ class PromptToPrompt(Editor):
         """Whether each target token's cross-attention is taken over, [steps, targets, tokens] of 0 and 1."""
         windows = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"default_": self.cross_replace}
         active = torch.zeros(count, len(targets), targets[0].length)
-        start, end = _window(windows.get("default_", 0.8), count + 1)
+        start, end = _window(windows.get("default_", 1.0), count + 1)
         active[start:end] = 1
         for word, window in windows.items():
             if word != "default_":

@@ -30,10 +30,10 @@ class CFG:
     text_scale: float = 7.5
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or (isinstance(value, float | int) and not math.isfinite(value)):
-                raise ValueError(f"{type(self).__name__}: {field.name}={value!r} must be a finite number")
+        for name in (field.name for field in fields(self) if field.type in (float, "float")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+                raise ValueError(f"{type(self).__name__}: {name}={value!r} must be a finite number")
 
     def prepare(self, run: Run) -> CFG:
         """Once per run, before its first step."""

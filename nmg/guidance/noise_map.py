@@ -26,7 +26,7 @@ ENERGIES = {
 """Distances between a latent and a noise map, summed, so that half precision sees gradients of unit size."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseMap(CFG):
     """Steer the source row back to its noise maps before each text-guided step (section 3.2, equations 7-10).
 

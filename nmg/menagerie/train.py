@@ -64,6 +64,8 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
 
 def shuffled(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of indices; every epoch sees each index once, in a new order."""
+    if count < batch:
+        raise ValueError(f"{count} scenes don't fill a batch of {batch}; give --scenes {batch} or more")
     random = np.random.default_rng(seed)
     while True:
         order = random.permutation(count)

@@ -1,0 +1,356 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nmg import CFG, Backbone, Editor, LocalBlend, NoiseMap, PromptToPrompt, Trajectory, denoise, prepare, steps
+from nmg.alignment import find, refinement, replacement, replacement_by_authors, tokenize
+from nmg.attention import Site, attention
+from nmg.editors.prompt_to_prompt import _blend_size
+
+SOURCE = "a red cat sitting in the forest, front view"
+BLUE, DOG, SMILING = (
+    SOURCE.replace("red", "blue"),
+    SOURCE.replace("cat", "dog"),
+    SOURCE.replace("red cat", "smiling red cat"),
+)
+CROSS, SELF = Site("cross", "up", True, 0), Site("self", "up", False, 0)
+
+
+@pytest.fixture
+def run(backbone, trajectory):
+    """Of a source and two targets."""
+    return prepare(backbone, trajectory, [BLUE, SMILING])
+
+
+def heads(positions, keys, rows=6, seed=0):
+    """Random queries, keys and values of a run's doubled rows."""
+    random = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(rows, 2, n, 8, generator=random) for n in (positions, keys, keys))
+
+
+# ---------------------------------------------------------------- the identity
+
+
+def test_the_base_editor_changes_nothing(run):
+    editor, step, x = Editor().prepare(run), run.steps[0], run.start
+    assert editor.attend(run, step) is None
+    assert editor.steer(run, step, x, run.text) is x and editor.blend(run, step, x) is x
+
+
+@pytest.mark.parametrize("guidance", [CFG(), NoiseMap()])
+def test_prompt_to_prompt_over_no_steps_changes_nothing(sample, guidance):
+    nothing = PromptToPrompt(cross_replace=0, self_replace=0)
+    assert_close(sample((BLUE,), guidance, nothing), sample((BLUE,), guidance, Editor()))
+
+
+def test_prompt_to_prompt_without_a_target_changes_nothing(sample):
+    assert_close(sample((), editor=PromptToPrompt(cross_replace=1, self_replace=1)), sample((), editor=Editor()))
+
+
+@pytest.mark.parametrize("editor", [Editor(), PromptToPrompt(), PromptToPrompt(cross_replace=1, self_replace=1)])
+def test_a_target_with_the_sources_prompt_is_the_source(sample, editor):
+    source, target = sample((SOURCE,), editor=editor)
+    assert_close(target, source, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "editor", [PromptToPrompt(), PromptToPrompt(cross_replace=1, self_replace=1, weights={"blue": 4})]
+)
+def test_the_source_row_takes_nothing_from_the_targets(sample, editor):
+    assert_close(sample((BLUE, SMILING), editor=editor)[0], sample(())[0], rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------- what it changes
+
+
+@pytest.mark.parametrize(
+    "on", [{"cross_replace": 1.0}, {"self_replace": 1.0}, {"cross_replace": 0.5}, {"self_replace": 0.5}], ids=str
+)
+@pytest.mark.parametrize("target", [BLUE, SMILING])
+def test_each_kind_of_attention_taken_over_changes_the_target(sample, on, target):
+    off = {"cross_replace": 0.0, "self_replace": 0.0}
+    assert (sample((target,), editor=PromptToPrompt(**{**off, **on})) - sample((target,)))[1].abs().max() > 1e-2
+
+
+def test_the_aligned_map_and_the_authors_differ_where_a_word_changes_its_length(sample):
+    target = SOURCE.replace("red", "maroon")
+    aligned, by_authors = (
+        sample((target,), editor=PromptToPrompt(word_map=word_map)) for word_map in ("aligned", "authors")
+    )
+    assert (aligned - by_authors)[1].abs().max() > 1e-3
+
+
+def test_a_weight_of_1_changes_nothing_and_another_weight_does(sample):
+    plain, same, more = (
+        sample((BLUE,), editor=PromptToPrompt(weights=weights)) for weights in ({}, {"blue": 1}, {"blue": 5})
+    )
+    assert torch.equal(same, plain)
+    assert (more - plain)[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"self_replace": (0.2, 0.9)},
+        {"weights": {"blue": 3, "smiling": -1}},
+        {"cross_replace": {"default_": 0.9, "dog": 0.3}},
+        {"local_blend": True},
+    ],
+    ids=str,
+)
+def test_several_targets_together_are_the_same_as_each_alone(sample, options):
+    def editor(targets):
+        words = [word for target in targets for word in target.split()]
+        own = dict(options)
+        for name in ("weights", "cross_replace"):
+            own = (
+                {**own, name: {w: v for w, v in own[name].items() if w in (*words, "default_")}} if name in own else own
+            )
+        if own.get("local_blend"):
+            own["local_blend"] = LocalBlend(
+                ["cat", *("dog" if "dog" in target else "cat" for target in targets)], start=0
+            )
+        return PromptToPrompt(**own)
+
+    targets = (BLUE, DOG, SMILING)
+    together = sample(targets, editor=editor(targets))
+    for row, target in enumerate(targets, 1):
+        alone = sample((target,), editor=editor((target,)))
+        assert_close(together[row], alone[1], rtol=1e-3, atol=1e-3)
+
+
+def test_an_editor_can_be_used_again_with_the_same_result(sample):
+    editor = PromptToPrompt(weights={"blue": 2}, local_blend=LocalBlend(["cat", "cat"], start=0))
+    assert torch.equal(sample((BLUE,), editor=editor), sample((BLUE,), editor=editor))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        editor.self_replace = 0.1
+
+
+# ---------------------------------------------------------------- the arithmetic of attention
+
+
+def test_the_null_half_and_the_source_row_are_never_edited(run):
+    attend = PromptToPrompt(cross_replace=1, self_replace=1, weights={"blue": 3}).prepare(run).attend(run, run.steps[0])
+    for site, keys in ((CROSS, 24), (SELF, 16)):
+        q, k, v = heads(16, keys)
+        out, plain = attend(site, q, k, v), attention(q, k, v)
+        assert_close(out[:4], plain[:4])
+        assert (out[4:] - plain[4:]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_self_attention_of_the_targets_looks_where_the_source_looks(run):
+    q, k, v = heads(16, 16)
+    out = PromptToPrompt(self_replace=1).prepare(run).attend(run, run.steps[0])(SELF, q, k, v)
+    assert_close(out[4:], attention(q[3:4].expand(2, -1, -1, -1), k[3:4].expand(2, -1, -1, -1), v[4:]))
+
+
+def test_fine_self_attention_stays_the_targets_own(run):
+    q, k, v = heads(17, 17)
+    attend = PromptToPrompt(self_replace=1, self_positions=16).prepare(run).attend(run, run.steps[0])
+    assert attend(SELF, q, k, v) is None
+
+
+def edited(run, editor, maps):
+    return editor.prepare(run).edited(maps, torch.ones(len(maps) - 1, maps.shape[-1]))
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, -0.5])
+def test_a_replaced_word_takes_its_source_words_attention_times_its_weight(backbone, trajectory, factor):
+    run = prepare(backbone, trajectory, [BLUE])
+    maps = torch.rand(2, 2, 9, 24).softmax(-1)
+    out = edited(run, PromptToPrompt(weights={"blue": factor}), maps)
+    tokens = tokenize(BLUE, backbone.tokenizer)
+    (blue,) = find("blue", tokens)
+    others = [j for j in range(24) if j != blue]
+    assert_close(out[1, ..., blue], factor * maps[0, ..., blue])
+    assert_close(out[1, ..., others], maps[0, ..., others])
+    assert torch.equal(out[0], maps[0])
+
+
+def test_an_added_word_keeps_its_own_attention(backbone, trajectory):
+    run = prepare(backbone, trajectory, [SMILING])
+    maps = torch.rand(2, 2, 9, 24).softmax(-1)
+    out, tokens = edited(run, PromptToPrompt(), maps), tokenize(SMILING, backbone.tokenizer)
+    (smiling,), (cat,) = find("smiling", tokens), find("cat", tokens)
+    assert_close(out[1, ..., smiling], maps[1, ..., smiling])
+    assert_close(out[1, ..., cat], maps[0, ..., cat - 1])
+
+
+def test_outside_their_steps_words_keep_their_own_attention(run):
+    editor = PromptToPrompt(cross_replace={"default_": 1, "blue": (0, 0)}).prepare(run)
+    maps = torch.rand(3, 2, 9, 24).softmax(-1)
+    out = editor.edited(maps, editor.active[0])
+    (blue,) = find("blue", tokenize(BLUE, run.backbone.tokenizer))
+    assert_close(out[1, ..., blue], maps[1, ..., blue])
+    assert_close(out[1, ..., :blue], maps[0, ..., :blue])
+
+
+# ---------------------------------------------------------------- prompts and steps
+
+
+@pytest.mark.parametrize(("target", "align"), [(BLUE, replacement), (DOG, replacement), (SMILING, refinement)])
+def test_equally_many_words_are_replaced_and_others_refined(backbone, target, align):
+    source, target = (tokenize(prompt, backbone.tokenizer) for prompt in (SOURCE, target))
+    chosen, expected = PromptToPrompt().correspondence(source, target), align(source, target)
+    assert_close((chosen.weights, chosen.kept), (expected.weights, expected.kept))
+
+
+def test_a_mode_that_is_given_is_followed(backbone):
+    source, target = (tokenize(prompt, backbone.tokenizer) for prompt in (SOURCE, BLUE))
+    assert_close(PromptToPrompt(mode="refine").correspondence(source, target).kept, refinement(source, target).kept)
+    by_authors = PromptToPrompt(mode="replace", word_map="authors").correspondence(source, target)
+    assert_close(by_authors.weights, replacement_by_authors(source, target).weights)
+
+
+def test_replacing_words_of_unequal_number_is_refused(sample):
+    with pytest.raises(ValueError, match='use mode="refine"'):
+        sample((SMILING,), editor=PromptToPrompt(mode="replace"))
+
+
+def test_each_word_has_its_own_steps(backbone):
+    targets = [tokenize(prompt, backbone.tokenizer) for prompt in (BLUE, DOG)]
+    active = PromptToPrompt(cross_replace={"default_": 0.8, "blue": (0.2, 0.5), "cat": 0.3}).schedule(targets, 10)
+    (blue,), (cat,), (forest,) = (find(word, targets[0]) for word in ("blue", "cat", "forest"))
+    assert active.shape == (10, 2, 24)
+    assert active[:, 0, forest].tolist() == [1] * 8 + [0] * 2
+    assert active[:, 0, blue].tolist() == [0] * 2 + [1] * 3 + [0] * 5
+    assert active[:, 0, cat].tolist() == [1] * 3 + [0] * 7
+    assert active[:, 1, cat].tolist() == [1] * 8 + [0] * 2
+
+
+def test_self_attention_is_taken_over_in_its_window_alone(run):
+    editor = PromptToPrompt(cross_replace=0, self_replace=(0.25, 0.75)).prepare(run)
+    q, k, v = heads(16, 16)
+    assert [editor.attend(run, step)(SELF, q, k, v) is not None for step in run.steps] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("window", [1.2, -0.1, math.nan, math.inf, (0.8, 0.2), (0, 0.5, 1), (-1, 1), (0.5,)], ids=str)
+@pytest.mark.parametrize("name", ["cross_replace", "self_replace"])
+def test_a_window_that_is_no_part_of_the_steps_is_refused(name, window, unchecked):
+    with pytest.raises(ValueError, match=f"{name}=.* is no part of the steps"):
+        PromptToPrompt(**{name: window})
+
+
+def test_a_words_window_that_is_no_part_of_the_steps_is_refused():
+    with pytest.raises(ValueError, match="blue=7 is no part of the steps"):
+        PromptToPrompt(cross_replace={"blue": 7})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "swap"}, "replace, refine and None work"),
+        ({"word_map": "odd"}, "aligned and authors work"),
+        ({"weights": {"blue": math.nan}}, "weight of 'blue' is nan"),
+        ({"weights": {"blue": math.inf}}, "give a finite number"),
+    ],
+    ids=str,
+)
+def test_settings_that_can_not_be_used_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PromptToPrompt(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": {"zebra": 2}},
+        {"cross_replace": {"zebra": 0.5}},
+        {"local_blend": LocalBlend(["cat", "zebra"])},
+        {"local_blend": LocalBlend(["zebra", "cat"])},
+        {"local_blend": LocalBlend(["cat", "cat"], subtract=["zebra", "cat"])},
+        {"local_blend": LocalBlend([["cat", "zebra"], "cat"])},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_word_that_its_prompt_does_not_hold_is_an_error_that_lists_the_words(sample, options):
+    with pytest.raises(ValueError, match="'zebra' does not occur in the prompt .* its words are a, .*cat"):
+        sample((BLUE,), editor=PromptToPrompt(**options))
+
+
+def test_a_word_of_one_target_need_not_stand_in_the_others(sample):
+    assert sample((BLUE, SMILING), editor=PromptToPrompt(weights={"smiling": 2})).isfinite().all()
+
+
+# ---------------------------------------------------------------- local blend
+
+
+def blended(backbone, trajectory, blend, targets=(BLUE,)):
+    """The final latents and the last mask of a run with a local blend."""
+    run = prepare(backbone, trajectory, list(targets))
+    running = PromptToPrompt(local_blend=blend).prepare(run)
+    *_, (_, x) = denoise(run, CFG(), running)
+    return x, running.blending.mask(run.latent_size)
+
+
+def test_a_blend_everywhere_changes_nothing(backbone, trajectory, sample):
+    x, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat"], threshold=-1.0, start=0))
+    assert mask.all()
+    assert_close(x, sample((BLUE,), editor=PromptToPrompt()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_blend_nowhere_is_the_source(backbone, trajectory):
+    x, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat"], threshold=1.0, start=0))
+    assert not mask.any()
+    assert torch.equal(x[1], x[0])
+
+
+def test_outside_of_the_mask_the_target_is_the_source(backbone, trajectory):
+    x, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat"], threshold=0.8))
+    outside = ~mask.expand_as(x)
+    assert outside[1].any() and mask[1].any()
+    assert torch.equal(x[1][outside[1]], x[0][outside[1]])
+    assert (x[1] - x[0])[~outside[1]].abs().max() > 1e-3
+
+
+def test_a_mask_holds_the_places_of_the_source(backbone, trajectory):
+    _, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat", "smiling"], threshold=0.8), (BLUE, SMILING))
+    assert (mask[1:] | ~mask[:1]).all()
+
+
+def test_subtracted_words_only_take_places_away(backbone, trajectory):
+    run = prepare(backbone, trajectory, [BLUE])
+    maps, masks = torch.rand(2, 2, 64, 24, generator=torch.Generator().manual_seed(0)), []
+    for subtract in (None, ["forest", "forest"]):
+        blend = LocalBlend(["cat", "cat"], subtract, threshold=(0.8, 0.9))
+        blending = PromptToPrompt(local_blend=blend).prepare(run).blending
+        blending.watch(maps)
+        masks.append(blending.mask(run.latent_size))
+    plain, less = masks
+    assert (plain | ~less).all() and 0 < less.sum() < plain.sum()
+
+
+def test_blending_starts_with_its_step(backbone, trajectory):
+    run = prepare(backbone, trajectory, [BLUE])
+    equal = [
+        torch.equal(x[1], x[0])
+        for _, x in denoise(
+            run, CFG(), PromptToPrompt(local_blend=LocalBlend(["cat", "cat"], threshold=1.0, start=0.5))
+        )
+    ]
+    assert equal == [False, False, True, True]
+
+
+def test_phrases_and_several_words_can_be_blended(backbone, trajectory):
+    _, both = blended(backbone, trajectory, LocalBlend([["red cat", "forest"], "blue cat"], threshold=0.8))
+    assert both.any()
+
+
+@pytest.mark.parametrize("words", ["cat", ["cat"], ["cat", "cat", "cat"]], ids=str)
+def test_blend_words_go_by_prompt(sample, words):
+    with pytest.raises(ValueError, match="a local blend go by prompt: give 2 entries"):
+        sample((BLUE,), editor=PromptToPrompt(local_blend=LocalBlend(words)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 64), (16, 16)), ((96, 64), (24, 16)), ((32, 32), (8, 8)), ((60, 44), (15, 11))]
+)
+def test_the_blend_looks_at_a_quarter_of_the_latents_size(sd_shaped, size, expected):
+    backbone = Backbone(sd_shaped)
+    down = steps(backbone.scheduler, 2)
+    trajectory = Trajectory(torch.zeros(3, 4, *size), (1.0, 0.5, 0.1), down, SOURCE, backbone.name)
+    assert _blend_size(prepare(backbone, trajectory, [BLUE])) == expected

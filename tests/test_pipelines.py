@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+import nmg
+from nmg.menagerie import Scene
+from nmg.pipelines import NoiseMapGuidancePipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = nmg.load("menagerie")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def trajectory(pipe):
+    return pipe.invert(Scene("cat", "red").render(), "a red cat", num_inference_steps=3)
+
+
+def test_load_gives_a_pipeline_that_edits(pipe):
+    assert isinstance(pipe, NoiseMapGuidancePipeline)
+    assert pipe.unet.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.float32
+    assert nmg.Backbone(pipe).name == "menagerie"
+
+
+def test_a_model_that_is_nowhere_is_an_error(tmp_path):
+    for model in (str(tmp_path), "no/where"):
+        with pytest.raises(OSError, match="'menagerie', which is bundled"):
+            nmg.load(model)
+
+
+def test_the_call_is_the_functional_core(pipe, trajectory):
+    out = pipe("a blue cat", trajectory, guidance_scale=4.0, noise_map_scale=3.0, output_type="latent").images
+    guidance = nmg.NoiseMap(noise_map_scale=3.0, text_scale=4.0)
+    torch.testing.assert_close(
+        out, nmg.edit(pipe, trajectory, targets=["a blue cat"], guidance=guidance, progress=False).latents
+    )
+
+
+def test_every_output_type_shows_the_same_picture(pipe, trajectory):
+    pil, array, tensor = (pipe(["a blue cat"], trajectory, output_type=kind).images for kind in ("pil", "np", "pt"))
+    assert len(pil) == 2 and array.shape == (2, 64, 64, 3) and tensor.shape == (2, 3, 64, 64)
+    np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(np.asarray(pil[1]) / 255, array[1], atol=0.5 / 255 + 1e-6)
+    assert isinstance(pipe("a blue cat", trajectory, return_dict=False), tuple)
+    with pytest.raises(ValueError, match="output_type"):
+        pipe("a blue cat", trajectory, output_type="oil")
+
+
+def test_a_callback_sees_each_step_and_can_change_latents(pipe, trajectory):
+    seen = []
+
+    def watch(pipe, index, timestep, given):
+        seen.append((index, timestep))
+        return {"latents": given["latents"] * 0} if index == 2 else {}
+
+    out = pipe("a blue cat", trajectory, output_type="latent", callback_on_step_end=watch).images
+    assert seen == [(step.index, step.timestep) for step in trajectory.steps]
+    torch.testing.assert_close(out, torch.zeros_like(out))
+
+
+def test_a_callback_can_interrupt(pipe, trajectory):
+    seen = []
+
+    def stop(pipe, index, timestep, given):
+        seen.append(index)
+        pipe._interrupt = index == 1
+        return {}
+
+    pipe("a blue cat", trajectory, callback_on_step_end=stop, output_type="latent")
+    assert seen == [0, 1]
+
+
+def test_saved_and_loaded_again_it_edits_the_same(pipe, trajectory, tmp_path):
+    import dataclasses
+
+    pipe.save_pretrained(tmp_path)
+    again = NoiseMapGuidancePipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    moved = dataclasses.replace(trajectory, model=str(tmp_path))
+    edits = [p("a blue cat", t, output_type="latent").images for p, t in ((pipe, trajectory), (again, moved))]
+    torch.testing.assert_close(*edits)
+
+
+def test_suited_scales_follow_the_model(pipe, sd_shaped):
+    assert nmg.suited(sd_shaped) == nmg.NoiseMap()
+    assert nmg.suited(pipe).text_scale < nmg.NoiseMap().text_scale
+    assert nmg.suited(pipe, text_scale=None, noise_map_scale=2.0).noise_map_scale == 2.0

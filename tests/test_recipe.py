@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+from PIL import Image
+
+import nmg
+from nmg.recipe import Recipe, digest
+
+RECIPE = Recipe(
+    model="menagerie",
+    image="scene:7",
+    digest="0123456789ab",
+    source="a cat",
+    targets=("a dog", "a “fox”, ünïcode"),
+    guidance=nmg.NoiseMap(noise_map_scale=3.0, energy="l2"),
+    editor=nmg.PromptToPrompt(
+        "refine",
+        {"default_": 0.8, "dog": (0.1, 0.5)},
+        (0.2, 0.7),
+        {"dog": 2.0},
+        nmg.LocalBlend(("cat", ("dog", "fox")), subtract=("cat", "dog"), threshold=(0.3, 0.4)),
+    ),
+    steps=20,
+    width=64,
+    height=64,
+    offset=0,
+)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(RECIPE, guidance=nmg.CFG(2.0), editor=nmg.Editor())])
+def test_a_picture_brings_its_recipe_back(recipe, tmp_path):
+    path = recipe.save(Image.new("RGB", (64, 64)), tmp_path / "picture.png")
+    assert Recipe.read(path) == recipe
+    assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_a_picture_without_a_recipe_is_an_error(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(ValueError, match="holds no settings"):
+        Recipe.read(tmp_path / "plain.png")
+    with pytest.raises(FileNotFoundError, match="no picture"):
+        Recipe.read(tmp_path / "missing.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="can't be read"):
+        Recipe.read(tmp_path / "text.png")
+
+
+def test_a_recipe_of_another_version_is_an_error():
+    with pytest.raises(ValueError, match="no method 'Telepathy'"):
+        Recipe.from_json(RECIPE.to_json().replace('"NoiseMap"', '"Telepathy"'))
+    with pytest.raises(ValueError, match="newer"):
+        Recipe.from_json(RECIPE.to_json().replace('"steps"', '"strides"'))
+
+
+def test_the_digest_tells_pictures_apart():
+    black, white = (Image.new("RGB", (8, 8), colour) for colour in ("black", "white"))
+    assert digest(black) == digest(black.copy()) != digest(white)

@@ -1,0 +1,20 @@
+import torch
+
+from nmg import rows
+
+
+def test_halves_undo_doubled():
+    x = torch.randn(3, 4, 2, 2)
+    null, text = rows.halves(rows.doubled(x))
+    assert torch.equal(null, x) and torch.equal(text, x)
+
+
+def test_source_and_targets_are_all_rows():
+    x = torch.randn(3, 4, 2, 2)
+    assert torch.equal(torch.cat([rows.source(x), rows.targets(x)]), x)
+
+
+def test_with_source_changes_row_0_alone():
+    x, row = torch.randn(3, 4, 2, 2), torch.randn(1, 4, 2, 2)
+    changed = rows.with_source(row, x)
+    assert torch.equal(rows.source(changed), row) and torch.equal(rows.targets(changed), rows.targets(x))
