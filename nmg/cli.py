@@ -288,7 +288,7 @@ def run_invert(arguments: argparse.Namespace) -> None:
     trajectory = nmg.invert(
         pipe,
         image,
-        source,
+        source or "",
         steps=50 if arguments.steps is None else arguments.steps,
         size=arguments.size,
         convention=arguments.convention,
@@ -353,7 +353,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- what the commands share
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple[Any, Any, str, list[str]]:
+def _loaded(arguments: argparse.Namespace) -> tuple[Any, Any, str | None, list[str]]:
     """The pipeline, the source picture, the source prompt and the targets."""
     from nmg.pipelines import load
 
