@@ -5,13 +5,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test lint notebooks train clean
+.PHONY: demo test test-oldest lint notebooks train clean
 
 demo: $(VENV)/.core
 	$(BIN)/python -m nmg demo --out outputs
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# The oldest supported versions, in an environment of their own, without the slow tests and the notebooks.
+test-oldest: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/python -m pytest -m 'not slow and not notebook' --ignore tests/test_reference.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -36,5 +40,10 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.core
 
+$(VENV)-oldest/.test: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip --disable-pip-version-check install -q -c constraints-oldest.txt -e '.[test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest outputs build dist *.egg-info

@@ -98,7 +98,7 @@ def find(words: str, tokens: Tokens) -> list[int]:
     return positions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Correspondence:
     """How a target prompt's tokens take the attention of a source prompt's.
 

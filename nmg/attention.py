@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.nn import functional as F
 
 from nmg._types import Heads, Probabilities
@@ -44,8 +43,8 @@ _STOCK = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedA
 
 def probabilities(q: Heads, k: Heads) -> Probabilities:
     """softmax(q kᵀ / √dim), in fp32 inside whatever the dtype."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-1, -2)
+    return scores.softmax(-1).to(q.dtype)
 
 
 def attention(q: Heads, k: Heads, v: Heads) -> Heads:

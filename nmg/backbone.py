@@ -8,6 +8,7 @@ are handled here: everything outside works on fp32 latents and predicted noise.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +65,8 @@ class Backbone:
     @property
     def name(self) -> str:
         """The hub id or folder that the pipeline was loaded from."""
-        return str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or "unnamed")
+        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or "unnamed")
+        return os.path.abspath(name) if os.path.isdir(name) else name
 
     @property
     def pixels_per_latent(self) -> int:
@@ -105,7 +107,7 @@ class Backbone:
     @torch.no_grad()
     def encode(self, pixels: Image) -> Latents:
         """The mean latent, scaled, in fp32; never a random sample, so that the same picture gives the same edit."""
-        dtype = next(self.vae.parameters()).dtype
+        dtype = self.vae.dtype
         mean = self.vae.encode((2 * pixels - 1).to(self.device, dtype)).latent_dist.mean.float()
         return (mean - self._shift) * self.vae.config.scaling_factor
 
@@ -116,7 +118,7 @@ class Backbone:
         Raises:
             FloatingPointError: if the decoder returns values that are not finite.
         """
-        dtype = next(self.vae.parameters()).dtype
+        dtype = self.vae.dtype
         scaled = latents / self.vae.config.scaling_factor + self._shift
         # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
         rows = [self.vae.decode(row.to(self.device, dtype), return_dict=False)[0].float() for row in scaled.split(1)]
@@ -176,10 +178,10 @@ class Backbone:
     def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
         """Predicted noise, in fp32, at the step's timestep; `attend` hooks the attention of this one call.
 
-        Gradients flow to `x` when it asks for them, and never to the network's parameters.
+        Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
-        dtype = next(self.unet.parameters()).dtype
-        with attending(self.unet, attend), frozen(self.unet, x.requires_grad):
+        dtype = self.unet.dtype
+        with attending(self.unet, attend):
             out = self.unet(x.to(dtype), step.timestep, encoder_hidden_states=text.to(dtype), return_dict=False)[0]
         return to_noise(out.float(), x, step.alpha, self.scheduler.config.get("prediction_type", "epsilon"))
 
@@ -205,13 +207,14 @@ def to_noise(out: Tensor, x: Tensor, alpha: float, prediction_type: str) -> Tens
 
 
 @contextmanager
-def frozen(network: torch.nn.Module, active: bool = True) -> Iterator[None]:
+def frozen(network: torch.nn.Module) -> Iterator[None]:
     """No gradient for the parameters inside the block; those that had one have it again after it."""
-    trainable = [p for p in network.parameters() if p.requires_grad] if active else []
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+    trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    network.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        # By name: sequential offload replaces the parameters themselves during a call.
+        parameters = dict(network.named_parameters())
+        for name in trainable:
+            parameters[name].requires_grad_(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -103,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--image", help="the source picture, if it has moved")
     replay.add_argument("--model", help="the model, if it has moved")
     replay.add_argument("--device", help="cuda, cpu, …")
+    replay.add_argument("--dtype", choices=DTYPES, help="of the network (default: as it was)")
     replay.add_argument("--out", type=Path, help="PNG to write (default: PICTURE-replay.png)")
     replay.add_argument("--show", action="store_true", help="print the settings and make nothing")
     replay.set_defaults(run=run_replay)
@@ -134,9 +136,7 @@ def _picture(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
     p.add_argument("--steps", type=int, help="DDIM steps (default: 50)")
     p.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="in pixels (default: the model's own)")
-    p.add_argument(
-        "--convention", choices=CONVENTIONS, default="aligned", help="of the inversion (default: %(default)s)"
-    )
+    p.add_argument("--convention", choices=CONVENTIONS, help="of the inversion (default: aligned)")
     p.add_argument("--offset", type=int, help="the schedule's steps_offset (default: the model's)")
 
 
@@ -229,11 +229,18 @@ def _size(text: str) -> tuple[int, int]:
 
 def run_edit(arguments: argparse.Namespace) -> None:
     """Edit a picture and write every target as a PNG with its recipe."""
-    pipe, image, source, targets = _loaded(arguments)
-    guidance, editor = _methods(arguments, pipe)
+    from nmg.pipelines import load
+
+    # All that can be wrong without the model is found before it is loaded.
+    out = _writable(arguments.out, ".png")
+    editor, (image, source, targets) = _editor_of(arguments), _inputs(arguments)
+    trajectory = Trajectory.load(arguments.trajectory) if arguments.trajectory else None
+    pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
+    guidance = _guidance_of(arguments, pipe)
+    _note_words(pipe, [source or "", *targets])
     result = nmg.edit(
         pipe,
-        Trajectory.load(arguments.trajectory) if arguments.trajectory else image,
+        trajectory or image,
         source,
         targets,
         guidance=guidance,
@@ -244,14 +251,28 @@ def run_edit(arguments: argparse.Namespace) -> None:
         convention=arguments.convention,
         offset=arguments.offset,
     )
+    recipe = _recipe(arguments, pipe, result, targets, guidance, editor)
+    rows = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
+    for row, edited in rows:
+        print(_saved(recipe, row, edited, out if len(rows) == 1 else _beside(out, str(row))))
+    if arguments.all:
+        print(_saved(recipe, 0, result.reconstruction, _beside(out, "reconstruction")))
+        if result.source is not None:
+            path = _beside(out, "source")
+            result.source.save(path)
+            print(path)
+
+
+def _recipe(
+    arguments: argparse.Namespace, pipe: Any, result: nmg.Edit, targets: list[str], guidance: CFG, editor: Editor
+) -> Recipe:
+    """All settings of an edit."""
     trajectory, backbone = result.trajectory, nmg.Backbone(pipe)
     height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
-    picture = backbone.prepare(image, (width, height)) if image is not None else None
-
-    recipe = Recipe(
+    return Recipe(
         model=backbone.name,
         image=_portable(arguments.image),
-        digest="" if picture is None else digest(picture),
+        digest="" if result.source is None else digest(result.source),
         source=trajectory.prompt,
         targets=tuple(targets),
         guidance=guidance,
@@ -262,20 +283,9 @@ def run_edit(arguments: argparse.Namespace) -> None:
         negative=arguments.negative,
         convention=trajectory.convention,
         offset=_offset(backbone, trajectory),
-        dtype=str(next(pipe.unet.parameters()).dtype).removeprefix("torch."),
+        dtype=str(pipe.unet.dtype).removeprefix("torch."),
         version=nmg.__version__,
     )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
-    for row, edited in rows:
-        path = arguments.out if len(rows) == 1 else _beside(arguments.out, str(row))
-        print(_saved(recipe, row, edited, path))
-    if arguments.all:
-        print(_saved(recipe, 0, result.reconstruction, _beside(arguments.out, "reconstruction")))
-        if picture is not None:
-            path = _beside(arguments.out, "source")
-            picture.save(path)
-            print(path)
 
 
 def _saved(recipe: Recipe, row: int, picture: Any, path: Path) -> Path:
@@ -284,19 +294,15 @@ def _saved(recipe: Recipe, row: int, picture: Any, path: Path) -> Path:
 
 def run_invert(arguments: argparse.Namespace) -> None:
     """Invert a picture and save its trajectory."""
-    pipe, image, source, _ = _loaded(arguments)
-    trajectory = nmg.invert(
-        pipe,
-        image,
-        source or "",
-        steps=50 if arguments.steps is None else arguments.steps,
-        size=arguments.size,
-        convention=arguments.convention,
-        offset=arguments.offset,
-    )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    trajectory.save(arguments.out)
-    print(arguments.out)
+    from nmg.pipelines import load
+
+    out = _writable(arguments.out, ".safetensors")
+    image, source, _ = _inputs(arguments)
+    pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
+    steps = 50 if arguments.steps is None else arguments.steps
+    options = {"steps": steps, "size": arguments.size, "offset": arguments.offset}
+    nmg.invert(pipe, image, source or "", convention=arguments.convention or "aligned", **options).save(out)
+    print(out)
 
 
 def run_replay(arguments: argparse.Namespace) -> None:
@@ -310,7 +316,7 @@ def run_replay(arguments: argparse.Namespace) -> None:
     image = _opened(arguments.image or recipe.image)
     if image is None:
         raise ValueError("the picture was made from a trajectory alone; give its source with --image")
-    pipe = load(arguments.model or recipe.model, arguments.device, DTYPES[recipe.dtype])
+    pipe = load(arguments.model or recipe.model, arguments.device, DTYPES[arguments.dtype or recipe.dtype])
     picture = nmg.Backbone(pipe).prepare(image, (recipe.width, recipe.height))
     if recipe.digest and digest(picture) != recipe.digest:
         raise ValueError(
@@ -353,27 +359,48 @@ def run_demo(arguments: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- what the commands share
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple[Any, Any, str | None, list[str]]:
-    """The pipeline, the source picture, the source prompt and the targets."""
-    from nmg.pipelines import load
-
-    scene = _scene(arguments.image)
+def _inputs(arguments: argparse.Namespace) -> tuple[Any, str | None, list[str]]:
+    """The source picture, the source prompt and the targets."""
+    scene, trajectory = _scene(arguments.image), getattr(arguments, "trajectory", None)
     source, targets = arguments.source, list(getattr(arguments, "target", []))
+    changes = parse_changes(dict(getattr(arguments, "change", [])))
+    if trajectory and arguments.image:
+        raise ValueError(
+            "IMAGE and --trajectory are both given; a trajectory brings its own picture, so leave IMAGE out"
+        )
+    if changes and scene is None:
+        raise ValueError("--change is for scenes of the bundled world (scene:SEED); give --target for a picture")
     if scene is not None:
         source = source or caption(scene)
-        if getattr(arguments, "change", []):
-            targets.append(caption(scene.edit(**parse_changes(dict(arguments.change)))))
-    elif getattr(arguments, "change", []):
-        raise ValueError("--change is for scenes of the bundled world (scene:SEED); give --target for a picture")
-    if arguments.image is None and not getattr(arguments, "trajectory", None):
+        targets += [caption(scene.edit(**changes))] if changes else []
+    if not trajectory and arguments.image is None:
         raise ValueError("IMAGE is missing; give a picture file, or scene:SEED of the bundled world")
-    if source is None and not getattr(arguments, "trajectory", None):
+    if not trajectory and source is None:
         raise ValueError('--source is missing; say what the picture shows, such as --source "a photo of a cat"')
-    image = _opened(arguments.image)
-    pipe = load(arguments.model, arguments.device, DTYPES.get(arguments.dtype))
-    if menagerie.describe(pipe) and (warning := menagerie.check_words([source or "", *targets])):
+    if arguments.command == "edit" and not targets:
+        warnings.warn("no --target is given, so this writes the reconstruction", stacklevel=2)
+    return _opened(arguments.image), source, targets
+
+
+def _model(arguments: argparse.Namespace) -> str | None:
+    """The model that was named; scenes belong to the bundled one."""
+    return arguments.model or (menagerie.NAME if _scene(arguments.image) else None)
+
+
+def _note_words(pipe: Any, prompts: list[str]) -> None:
+    if menagerie.describe(pipe) and (warning := menagerie.check_words(prompts)):
         warnings.warn(warning, stacklevel=2)
-    return pipe, image, source, targets
+
+
+def _writable(path: Path, suffix: str) -> Path:
+    """`path` with its folder made, found out before any work is done."""
+    path = path if path.suffix else path.with_suffix(suffix)
+    if path.suffix != suffix or path.is_dir():
+        raise ValueError(f"--out {path} can't be written; give the path of a {suffix} file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"the folder {path.parent} is not writable; give another --out")
+    return path
 
 
 def _scene(image: str | None) -> Scene | None:
@@ -391,33 +418,34 @@ def _portable(image: str | None) -> str:
     return "" if image is None else image if image.startswith("scene:") else str(Path(image).resolve())
 
 
-def _methods(arguments: argparse.Namespace, pipe: Any) -> tuple[CFG, Editor]:
-    """Guidance and editor by their options, with the bundled model's own scales where it runs."""
+def _guidance_of(arguments: argparse.Namespace, pipe: Any) -> CFG:
+    """Guidance by its options, with the bundled model's own scales where it runs."""
     from nmg.pipelines import suited
 
     if arguments.guidance == "none":
         own = menagerie.SCALES["text_scale"] if menagerie.describe(pipe) else CFG.text_scale
-        guidance = CFG(own if arguments.text_scale is None else arguments.text_scale)
-    else:
-        guidance = suited(
-            pipe,
-            noise_map_scale=arguments.noise_map_scale,
-            gradient_scale=arguments.gradient_scale,
-            text_scale=arguments.text_scale,
-            energy=arguments.energy,
-        )
+        return CFG(own if arguments.text_scale is None else arguments.text_scale)
+    return suited(
+        pipe,
+        noise_map_scale=arguments.noise_map_scale,
+        gradient_scale=arguments.gradient_scale,
+        text_scale=arguments.text_scale,
+        energy=arguments.energy,
+    )
+
+
+def _editor_of(arguments: argparse.Namespace) -> Editor:
+    """Editor by its options."""
     if arguments.editor == "none":
-        return guidance, Editor()
+        return Editor()
     if arguments.subtract and not arguments.blend:
         raise ValueError("--subtract needs --blend: give the words that the edit is restricted to")
     blend = None
     if arguments.blend:
-        blend = LocalBlend(
-            tuple(arguments.blend), tuple(arguments.subtract) if arguments.subtract else None, arguments.threshold
-        )
-    return guidance, PromptToPrompt(
-        arguments.mode, arguments.cross_replace, arguments.self_replace, dict(arguments.weight), blend
-    )
+        subtract = tuple(arguments.subtract) if arguments.subtract else None
+        blend = LocalBlend(tuple(arguments.blend), subtract, arguments.threshold)
+    weights = dict(arguments.weight)
+    return PromptToPrompt(arguments.mode, arguments.cross_replace, arguments.self_replace, weights, blend)
 
 
 def _offset(backbone: nmg.Backbone, trajectory: Trajectory) -> int | None:

@@ -69,9 +69,9 @@ def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[
         timesteps = [round(i * (train - 1) / max(1, count - 1)) for i in range(count)]
     else:
         raise ValueError(f"timestep_spacing={spacing!r} is unknown; leading, trailing and linspace work")
-    if timesteps[-1] >= train:
+    if timesteps[-1] >= train or timesteps[0] < 0:
         raise ValueError(
-            f"steps={count} with steps_offset={offset} runs past the last timestep {train - 1}; give fewer steps"
+            f"steps={count} with steps_offset={offset} leaves the timesteps 0…{train - 1}; give fewer steps, or another offset"
         )
     return timesteps[::-1]
 

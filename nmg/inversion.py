@@ -28,7 +28,7 @@ from nmg.ddim import Step, steps, transfer
 FORMAT = "nmg-trajectory-1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The noise maps of one inverted picture, and what they were made with.
 
@@ -173,9 +173,10 @@ def invert(
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     picture = backbone.prepare(image, size)
     latents = backbone.encode(images.to_tensor(picture))
-    trajectory = rise(backbone, latents, prompt, steps, convention, offset, progress)
-    backbone.release()
-    return trajectory
+    try:
+        return rise(backbone, latents, prompt, steps, convention, offset, progress)
+    finally:
+        backbone.release()
 
 
 @torch.no_grad()

@@ -30,7 +30,6 @@ def quiet() -> Iterator[None]:
     try:
         for library, _ in saved:
             library.set_verbosity_error()
-            library.disable_progress_bar()
         with warnings.catch_warnings():
             # `torch_dtype` is the one keyword that every supported diffusers release takes.
             warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
@@ -38,11 +37,10 @@ def quiet() -> Iterator[None]:
     finally:
         for library, verbosity in saved:
             library.set_verbosity(verbosity)
-            library.enable_progress_bar()
 
 
 def load(
-    model: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+    model: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> NoiseMapGuidancePipeline:
     """Load a model by name, ready to edit.
 
@@ -55,7 +53,7 @@ def load(
     Raises:
         OSError: if the model can't be found or fetched, with what would work.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
     model = model or (PAPER_MODEL if device.startswith("cuda") else menagerie.NAME)
     folder = menagerie.FOLDER if model == menagerie.NAME else model
@@ -99,10 +97,10 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         self,
         prompt: str | Sequence[str],
         trajectory: Trajectory,
-        guidance_scale: float = 10.0,
-        noise_map_scale: float = 10.0,
-        gradient_scale: float = 5000.0,
-        negative_prompt: str = "",
+        guidance_scale: float | None = None,
+        noise_map_scale: float | None = None,
+        gradient_scale: float | None = None,
+        negative_prompt: str | None = None,
         guidance: Any = None,
         editor: Editor | None = None,
         generator: torch.Generator | None = None,
@@ -116,7 +114,8 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         Args:
             prompt: one target prompt or several.
             trajectory: what `invert` returned.
-            guidance_scale, noise_map_scale, gradient_scale: s_T, s_N and s_g of `NoiseMap`, unless `guidance` is given.
+            guidance_scale, noise_map_scale, gradient_scale: s_T, s_N and s_g of `NoiseMap`, unless `guidance` is
+                given; the model's own (see `suited`) where they are None.
             editor: what the targets take from the source; `PromptToPrompt()` if not given.
             generator: accepted for compatibility; nothing here is random.
             output_type: "pil", "np", "pt" or "latent"; row 0 is the reconstruction, then one row per target.
@@ -131,9 +130,9 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
         targets = [prompt] if isinstance(prompt, str) else prompt
-        run = prepare(self, trajectory, targets, negative_prompt)
-        guidance = guidance or NoiseMap(
-            noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
+        run = prepare(self, trajectory, targets, negative_prompt or "")
+        guidance = guidance or suited(
+            self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
         latents = self._sample(run, guidance, editor or PromptToPrompt(), callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
@@ -154,6 +153,10 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             if self._interrupt:
                 break
         return latents
+
+    def save_pretrained(self, *args: Any, **options: Any) -> None:
+        """Write a folder that loads as an ordinary `StableDiffusionPipeline` too."""
+        StableDiffusionPipeline(**self.components, requires_safety_checker=False).save_pretrained(*args, **options)
 
     @property
     def _shows_progress(self) -> bool:

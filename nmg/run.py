@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from nmg._types import Latents, TextEmbeddings
 from nmg.attention import Attend
-from nmg.backbone import Backbone
+from nmg.backbone import Backbone, frozen
 from nmg.ddim import Step
 from nmg.inversion import Trajectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """The fixed surroundings of a run, handed to every hook of guidance and editor.
 
@@ -42,3 +46,17 @@ class Run:
 
     def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
         return self.backbone.eps(x, step, text, attend)
+
+    def gradient(
+        self, x: Latents, step: Step, text: TextEmbeddings, energy: Callable[[Latents, Latents], Tensor]
+    ) -> tuple[Latents, Latents]:
+        """∂ energy(x, e) / ∂x through the network, e being the noise that it predicts for x; and e itself.
+
+        No hook is active, and the parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
+        """
+        # The parameters stay frozen until the backward pass is over: gradient checkpointing runs the network again in it.
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.backbone.unet):
+            z = x.detach().clone().requires_grad_()
+            eps = self.eps(z, step, text.clone())
+            (gradient,) = torch.autograd.grad(energy(z, eps), z)
+        return gradient, eps.detach()

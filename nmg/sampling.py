@@ -55,7 +55,7 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         yield step, x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edit:
     """What an edit returns.
 
@@ -118,7 +118,7 @@ def edit(
     steps: int | None = None,
     size: tuple[int, int] | None = None,
     negative: str = "",
-    convention: str = "aligned",
+    convention: str | None = None,
     offset: int | None = None,
     callback: Callback | None = None,
     progress: bool = True,
@@ -147,7 +147,11 @@ def edit(
     picture = None
     if isinstance(image, Trajectory):
         trajectory = image
-        _agree(trajectory, backbone, {"source": source, "steps": steps, "size": size})
+        _agree(
+            trajectory,
+            backbone,
+            {"source": source, "steps": steps, "size": size, "convention": convention, "offset": offset},
+        )
     else:
         if source is None:
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
@@ -161,18 +165,20 @@ def edit(
             source,
             steps=steps,
             size=picture.size,
-            convention=convention,
+            convention=convention or "aligned",
             offset=offset,
             progress=progress,
         )
 
     run = prepare(backbone, trajectory, targets, negative)
     latents = run.start
-    for step, latents in bar_of(run, denoise(run, guidance, editor), progress):
-        if callback is not None:
-            callback(step, latents)
-    pictures = images.to_pil(backbone.decode(latents))
-    backbone.release()
+    try:
+        for step, latents in bar_of(run, denoise(run, guidance, editor), progress):
+            if callback is not None:
+                callback(step, latents)
+        pictures = images.to_pil(backbone.decode(latents))
+    finally:
+        backbone.release()
     return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
 
 
@@ -192,7 +198,13 @@ def _checked(targets: Sequence[str]) -> Sequence[str]:
 def _agree(trajectory: Trajectory, backbone: Backbone, given: dict[str, Any]) -> None:
     """Raise if an option given beside a trajectory says other than the trajectory."""
     size = tuple(n * backbone.pixels_per_latent for n in trajectory.latent_size[::-1])
-    own = {"source": trajectory.prompt, "steps": len(trajectory.steps), "size": size}
+    own = {
+        "source": trajectory.prompt,
+        "steps": len(trajectory.steps),
+        "size": size,
+        "convention": trajectory.convention,
+        "offset": trajectory.steps[-1].timestep,
+    }
     for name, value in given.items():
         if value is not None and value != own[name]:
             raise ValueError(f"{name}={value!r} is not the trajectory's {own[name]!r}; leave it out, or invert again")

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from nmg import Backbone, NoiseMap, edit, images, steps
+from nmg import Backbone, NoiseMap, edit, images, prepare, steps
 from nmg.backbone import frozen, to_noise
+from nmg.inversion import rise
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
 
@@ -171,10 +172,13 @@ def test_eps_is_the_unets_output(backbone, step):
 
 def test_gradients_reach_the_latent_and_never_the_parameters(build, step):
     backbone = Backbone(build())
-    x = torch.randn(1, 4, 16, 16, requires_grad=True)
-    with torch.enable_grad():
-        backbone.eps(x, step, backbone.text([SOURCE])).sum().backward()
-    assert x.grad.abs().max() > 0
+    backbone.unet.enable_gradient_checkpointing()
+    backbone.unet.train()
+    x = torch.randn(1, 4, 16, 16)
+    run = prepare(backbone, rise(backbone, x, SOURCE, 2))
+    gradient, _ = run.gradient(x, step, run.null, lambda z, eps: eps.sum())
+    assert gradient.abs().max() > 0
+    assert all(parameter.requires_grad for parameter in backbone.unet.parameters())
     assert all(parameter.grad is None for parameter in backbone.unet.parameters())
 
 

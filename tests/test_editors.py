@@ -288,7 +288,7 @@ def blended(backbone, trajectory, blend, targets=(BLUE,)):
 
 
 def test_a_blend_everywhere_changes_nothing(backbone, trajectory, sample):
-    x, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat"], threshold=-1.0, start=0))
+    x, mask = blended(backbone, trajectory, LocalBlend(["cat", "cat"], threshold=0.0, start=0))
     assert mask.all()
     assert_close(x, sample((BLUE,), editor=PromptToPrompt()), rtol=1e-4, atol=1e-4)
 

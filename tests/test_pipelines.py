@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 import nmg
 from nmg.menagerie import Scene
@@ -80,11 +81,19 @@ def test_saved_and_loaded_again_it_edits_the_same(pipe, trajectory, tmp_path):
     again = NoiseMapGuidancePipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     moved = dataclasses.replace(trajectory, model=str(tmp_path))
-    edits = [p("a blue cat", t, output_type="latent").images for p, t in ((pipe, trajectory), (again, moved))]
+    options = {"guidance": nmg.NoiseMap(text_scale=3.0), "output_type": "latent"}
+    edits = [p("a blue cat", t, **options).images for p, t in ((pipe, trajectory), (again, moved))]
     torch.testing.assert_close(*edits)
+    assert type(DiffusionPipeline.from_pretrained(tmp_path)) is StableDiffusionPipeline
 
 
 def test_suited_scales_follow_the_model(pipe, sd_shaped):
     assert nmg.suited(sd_shaped) == nmg.NoiseMap()
     assert nmg.suited(pipe).text_scale < nmg.NoiseMap().text_scale
     assert nmg.suited(pipe, text_scale=None, noise_map_scale=2.0).noise_map_scale == 2.0
+
+
+def test_scales_that_are_not_given_are_the_models_own(pipe, trajectory):
+    suited = nmg.edit(pipe, trajectory, targets=["a blue cat"], guidance=nmg.suited(pipe), progress=False).latents
+    torch.testing.assert_close(pipe("a blue cat", trajectory, output_type="latent").images, suited)
+    assert nmg.suited(nmg.Backbone(pipe)) == nmg.suited(pipe)

@@ -279,6 +279,7 @@ def editor_of(params: dict[str, Any], prompts: Sequence[str]) -> Editor:
     if params.get("blend_word"):
         blend = blend_of({**params, "words": params["blend_word"]})
     return PromptToPrompt(
+        self_positions=32 * 32,
         mode=modes[params["controller"]],
         cross_replace=windows_of(params["cross_replace_steps"], held),
         self_replace=window_of(params["self_replace_steps"]),

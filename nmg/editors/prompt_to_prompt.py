@@ -47,8 +47,10 @@ class LocalBlend:
 
     def __post_init__(self) -> None:
         thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
-        if not all(math.isfinite(t) for t in thresholds):
-            raise ValueError(f"threshold={self.threshold!r} must be finite, such as 0.3")
+        if len(thresholds) > 2 or not all(0 <= t <= 1 for t in thresholds):
+            raise ValueError(
+                f"threshold={self.threshold!r} must be a share of the maximum, 0…1, such as 0.3, or two of them"
+            )
         _window((self.start, 1.0), 1, "start")
 
 
@@ -65,7 +67,8 @@ class PromptToPrompt(Editor):
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
         local_blend: restrict the edit to the places of words.
         word_map: "aligned", or "authors" for the replacement map of the published code.
-        self_positions: self-attention of at most so many positions is taken over (32×32 in the paper).
+        self_positions: self-attention of at most so many positions is taken over; a quarter of the latent's if not
+            given, which is the paper's 32×32 at 512×512.
 
     Raises:
         ValueError: for an unknown mode or word map, or a window that is no part of 0…1; when a run is prepared,
@@ -78,7 +81,7 @@ class PromptToPrompt(Editor):
     weights: Mapping[str, float] = field(default_factory=dict)
     local_blend: LocalBlend | None = None
     word_map: str = "aligned"
-    self_positions: int = 32 * 32
+    self_positions: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in (*MODES, None):
@@ -180,7 +183,7 @@ def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
     return places
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Running(Editor):
     """One run of Prompt-to-Prompt: the aligned prompts, and the mask that grows step by step."""
 
@@ -195,14 +198,16 @@ class _Running(Editor):
         active = self.active[step.index]
         first, last = _window(self.config.self_replace, len(run.steps))
         replaces_self = first <= step.index < last
+        largest = self.config.self_positions or math.prod(run.latent_size) // 4
+        replaces_words = bool(active.any())
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
             if not site.is_cross:
-                if replaces_self and q.shape[2] <= self.config.self_positions:
+                if replaces_self and q.shape[2] <= largest:
                     return self.take_layout(q, k, v)
                 return None
             watches = self.blending is not None and q.shape[2] == self.blending.positions
-            if not (watches or active.any()):
+            if not (watches or replaces_words):
                 return None
             return self.take_words(q, k, v, active, watches)
 

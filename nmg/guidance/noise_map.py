@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import rows
-from nmg._types import Latents
+from nmg._types import Latents, TextEmbeddings
 from nmg.ddim import Step, transfer
 from nmg.guidance.base import CFG
 from nmg.run import Run
@@ -69,11 +69,12 @@ class NoiseMap(CFG):
         guided = eps + self.strength * (1 - step.alpha) ** 0.5 * gradient
         return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
 
-    def gradient(self, run: Run, step: Step, source: Latents, null: torch.Tensor) -> tuple[Latents, Latents]:
+    def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
         """∂L/∂z_t through the network, and the null noise e_∅; no hook is active in this call."""
-        with torch.enable_grad():
-            z = source.detach().requires_grad_()
-            eps = run.eps(z, step, null)
-            energy = ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), run.trajectory.target(step))
-            (gradient,) = torch.autograd.grad(energy, z)
-        return gradient / REFERENCE_ELEMENTS, eps.detach()
+        target = run.trajectory.target(step).clone()
+
+        def energy(z: Latents, eps: Latents) -> Tensor:
+            return ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
+
+        gradient, eps = run.gradient(source, step, null, energy)
+        return gradient / REFERENCE_ELEMENTS, eps

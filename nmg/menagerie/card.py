@@ -25,7 +25,7 @@ on; every figure below is from other seeds.
 
 {training}
 
-Command: `{command}`
+Settings of `python -m nmg.menagerie.train`: {settings}.
 """
 
 
@@ -38,10 +38,10 @@ def write(training: dict[str, Any], report: dict[str, Any]) -> str:
         sizes=f"Parameters: {sizes}.",
         factors=factors,
         seed=TRAIN_SEEDS,
-        command=training["command"],
+        settings=", ".join(f"{k} {v}" for k, v in training["settings"].items()),
         training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes"], stages),
     )
-    return "\n".join([head, _quality(report), _edits(report["edits"]), _limits(report)])
+    return "\n".join([head, _quality(report), _edits(report["edits"], report["scales"]), _limits(report)])
 
 
 def _quality(report: dict[str, Any]) -> str:
@@ -67,14 +67,16 @@ def _quality(report: dict[str, Any]) -> str:
     )
 
 
-def _edits(edits: dict[str, Any]) -> str:
+def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     methods = list(next(iter(edits["tasks"].values())))
+    chosen = ", ".join(f"{name} {value:g}" for name, value in scales.items())
     rows = [
         [task, *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
         for task, values in edits["tasks"].items()
     ]
     return (
-        f"## Edits\n\nPrompt-to-Prompt, {edits['scenes']} scenes per task, {edits['steps']} steps. Each cell: share of edits whose "
+        f"## Edits\n\nPrompt-to-Prompt with scales chosen on validation scenes ({chosen}), {edits['scenes']} test scenes per task, "
+        f"{edits['steps']} steps. Each cell: share of edits whose "
         "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
         f"autoencoder's picture of the truth.\n\n{table(['task', *methods], rows)}\n"
     )

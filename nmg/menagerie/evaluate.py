@@ -58,18 +58,17 @@ def autoencoder(backbone: Backbone, classifier: FactorClassifier, count: int) ->
 
 def generation(pipe: Any, classifier: FactorClassifier, count: int, scale: float) -> dict[str, Any]:
     """Whether pictures sampled from held-out captions read back as captioned (50 DDIM steps, seeded)."""
+    from diffusers import StableDiffusionPipeline
+
     scenes = [Scene.sample(TEST_SEEDS + i) for i in range(count)]
+    sampler = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    sampler.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     pictures = []
     for start in tqdm(range(0, count, 16), "generate"):
         prompts = [caption(scene) for scene in scenes[start : start + 16]]
-        pipe.set_progress_bar_config(disable=True)
-        sampled = (
-            super(type(pipe), pipe)
-            .__call__(prompts, guidance_scale=scale, num_inference_steps=50, generator=generator, output_type="pt")
-            .images
-        )
-        pictures.append(sampled.float().cpu())
+        options = {"guidance_scale": scale, "num_inference_steps": 50, "generator": generator, "output_type": "pt"}
+        pictures.append(sampler(prompts, **options).images.float().cpu())
     return {"captions": count, "guidance": scale, "accuracy": accuracy(classifier, torch.cat(pictures), scenes)}
 
 

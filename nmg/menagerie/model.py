@@ -40,5 +40,5 @@ def check_words(prompts: list[str]) -> str | None:
 
 
 def describe(pipe: Any) -> bool:
-    """Whether a pipeline is the bundled model."""
-    return getattr(pipe, "name_or_path", None) == NAME
+    """Whether a pipeline, or a `Backbone` over it, is the bundled model."""
+    return NAME in (getattr(pipe, "name_or_path", None), getattr(pipe, "name", None))

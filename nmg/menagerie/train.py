@@ -14,7 +14,6 @@ import copy
 import json
 import math
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -284,9 +283,12 @@ def denoiser_loss(
 
 
 @torch.no_grad()
-def encode_bank(bank: np.ndarray, vae: Any, folder: Path, device: torch.device) -> tuple[Tensor, float]:
-    """Scaled mean latents fp16 [count, 4, 16, 16] of the bank, every second picture mirrored; and the scale."""
-    path = folder / f"latents_{len(bank)}.pt"
+def encode_bank(bank: np.ndarray, vae: Any, tag: str, folder: Path, device: torch.device) -> tuple[Tensor, float]:
+    """Scaled mean latents fp16 [count, 4, 16, 16] of the bank, every second picture mirrored; and the scale.
+
+    Kept on disk under `tag`, which tells one state of the autoencoder from another.
+    """
+    path = folder / f"latents_{len(bank)}_{tag}.pt"
     if not path.exists():
         rows = []
         for start in tqdm(range(0, len(bank), 256), "encode"):
@@ -308,6 +310,8 @@ def train(arguments: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=arguments.cpu, mixed_precision=arguments.precision)
+    if accelerator.num_processes > 1:
+        raise SystemExit("training runs on one process; start it without torchrun or accelerate launch")
     device, folder = accelerator.device, Path(arguments.work)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
@@ -323,7 +327,7 @@ def train(arguments: argparse.Namespace) -> None:
     vae = networks.build_vae(tuple(arguments.vae_channels))
     vae = stage("vae", vae, vae_loss(bank, arguments.vae_batch, device), arguments.vae_rate, arguments.vae_batch)
     with accelerator.autocast():
-        latents, scale = encode_bank(bank, vae, folder, device)
+        latents, scale = encode_bank(bank, vae, f"{last_row(folder / 'vae.jsonl')['samples']}", folder, device)
     vae.register_to_config(scaling_factor=scale)
 
     tokenizer = networks.build_tokenizer(folder / "tokenizer")
@@ -339,7 +343,7 @@ def train(arguments: argparse.Namespace) -> None:
     export(out, vae, denoiser, tokenizer, scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
     record = {
-        "command": " ".join(["python -m nmg.menagerie.train", *sys.argv[1:]]),
+        "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
         "hardware": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU cores",
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
