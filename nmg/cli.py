@@ -394,7 +394,7 @@ def _note_words(pipe: Any, prompts: list[str]) -> None:
 
 def _writable(path: Path, suffix: str) -> Path:
     """`path` with its folder made, found out before any work is done."""
-    path = path if path.suffix else path.with_suffix(suffix)
+    path = path if path.suffix or path.is_dir() else path.with_suffix(suffix)
     if path.suffix != suffix or path.is_dir():
         raise ValueError(f"--out {path} can't be written; give the path of a {suffix} file")
     path.parent.mkdir(parents=True, exist_ok=True)

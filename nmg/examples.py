@@ -12,8 +12,7 @@ from nmg import images
 from nmg.editors import Editor, LocalBlend, PromptToPrompt
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.captions import prompt_pair
-from nmg.menagerie.demo import SCENES
-from nmg.menagerie.tasks import TASKS
+from nmg.menagerie.tasks import EXAMPLES, TASKS
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def prompt_to_prompt(pipe: Any, folder: str | Path = "images") -> dict[str, Exam
 
 def _scenes() -> dict[str, Example]:
     examples: dict[str, Example] = {}
-    for name, scene, change in SCENES:
+    for name, scene, change in EXAMPLES:
         truth = scene.edit(**change).render()
         example = Example(scene.render(), *prompt_pair(scene, **change), TASKS[name].editor, truth)
         examples.setdefault(name, example)

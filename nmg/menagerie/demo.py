@@ -19,37 +19,22 @@ from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.evaluate import bundled_noise_map
 from nmg.menagerie.model import NAME, SCALES
 from nmg.menagerie.scene import Scene
-from nmg.menagerie.tasks import TASKS, TEST_SEEDS
-
-SCENES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
-    ("object swap", Scene("cat", "orange", "forest", seed=TEST_SEEDS), {"kind": "fox"}),
-    ("contextual change", Scene("dog", "brown", "city", pose="standing", seed=TEST_SEEDS + 1), {"place": "beach"}),
-    ("contextual change", Scene("car", "red", "desert", pose="standing", seed=TEST_SEEDS + 2), {"place": "snow"}),
-    ("face attribute", Scene("cat", "white", "beach", seed=TEST_SEEDS + 3), {"mouth": "smiling"}),
-    ("colour change", Scene("rabbit", "pink", "forest", seed=TEST_SEEDS + 4), {"colour": "blue"}),
-    (
-        "global editing",
-        Scene("tiger", "orange", "snow", pose="standing", seed=TEST_SEEDS + 5),
-        {"style": "oil painting"},
-    ),
-    ("global editing", Scene("bear", "brown", "city", seed=TEST_SEEDS + 6), {"style": "at night"}),
-)
-"""Task, source scene, and the factor that the edit changes."""
+from nmg.menagerie.tasks import EXAMPLES, TASKS
 
 Column = list[tuple[Image.Image, float | None]]
 """Pictures of one scene from top to bottom, with their PSNR where one is measured."""
 
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
-    """Edit `SCENES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`."""
+    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`."""
     from nmg.pipelines import load
 
     folder.mkdir(parents=True, exist_ok=True)
     backbone = Backbone(load(NAME, device="cpu"))
-    columns = [_columns(backbone, name, scene, change, steps) for name, scene, change in tqdm(SCENES, "scenes")]
+    columns = [_columns(backbone, name, scene, change, steps) for name, scene, change in tqdm(EXAMPLES, "scenes")]
     edits, reconstructions = [c[0] for c in columns], [c[1] for c in columns]
 
-    heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in SCENES]
+    heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     title = f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
     yield _saved(edits, heads, names, title, " to the truth", folder / "edits.png")

@@ -150,7 +150,7 @@ def evaluate(pipe: Any, classifier: FactorClassifier, scenes: int = 32, captions
         "autoencoder": autoencoder(backbone, classifier, 16 * scenes),
         "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
-        "edits": edits(backbone, classifier, scenes, edited),
+        "edits": edits(backbone, classifier, max(1, scenes // 3), edited),
     }
 
 
@@ -192,7 +192,12 @@ def main() -> None:
         "nmg.menagerie.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--model", type=Path, default=FOLDER, help="folder that training wrote (default: the bundled model)")
-    p.add_argument("--scenes", type=int, default=32, help="held-out scenes per measurement (default: %(default)s)")
+    p.add_argument(
+        "--scenes",
+        type=int,
+        default=32,
+        help="held-out scenes per measurement, a third of them per editing task (default: %(default)s)",
+    )
     arguments = p.parse_args()
     write_report(arguments.model, arguments.scenes)
     print(arguments.model / "README.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -74,3 +75,18 @@ TASKS = {
     )
 }
 """The five tasks of Prompt-to-Prompt, by the paper's names."""
+
+EXAMPLES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
+    ("object swap", Scene("cat", "orange", "forest", seed=TEST_SEEDS), {"kind": "fox"}),
+    ("contextual change", Scene("dog", "brown", "city", pose="standing", seed=TEST_SEEDS + 1), {"place": "beach"}),
+    ("contextual change", Scene("car", "red", "desert", pose="standing", seed=TEST_SEEDS + 2), {"place": "snow"}),
+    ("face attribute", Scene("cat", "white", "beach", seed=TEST_SEEDS + 3), {"mouth": "smiling"}),
+    ("colour change", Scene("rabbit", "pink", "forest", seed=TEST_SEEDS + 4), {"colour": "blue"}),
+    (
+        "global editing",
+        Scene("tiger", "orange", "snow", pose="standing", seed=TEST_SEEDS + 5),
+        {"style": "oil painting"},
+    ),
+    ("global editing", Scene("bear", "brown", "city", seed=TEST_SEEDS + 6), {"style": "at night"}),
+)
+"""Task, source scene, and the factor that the edit changes."""

@@ -344,7 +344,9 @@ def train(arguments: argparse.Namespace) -> None:
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
     record = {
         "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
-        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU cores",
+        "hardware": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{multiprocessing.cpu_count()} CPU cores",
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "stages": {name: last_row(folder / f"{name}.jsonl") for name in ("classifier", "vae", "unet")},
