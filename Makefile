@@ -33,10 +33,12 @@ $(BIN)/python:
 
 # Stamps: an install runs again only when the project's requirements change.
 $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing the package and what it needs into $(VENV) (a few minutes, once) …"
 	$(PIP) install -q -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing the package and its tests' needs into $(VENV) (a few minutes, once) …"
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.core
 

@@ -468,6 +468,10 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
             print(f"nmg: error: {error}", file=sys.stderr)
             return 2
+        except RuntimeError as error:
+            hint = "; try a smaller --size, or --dtype float16" if "out of memory" in str(error).lower() else ""
+            print(f"nmg: error: {str(error).strip().splitlines()[0]}{hint}", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print("nmg: interrupted", file=sys.stderr)
             return 130

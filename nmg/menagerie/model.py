@@ -13,7 +13,7 @@ NAME = "menagerie"
 """What the bundled model is called on the command line, in recipes and in trajectories."""
 FOLDER = Path(__file__).parent / "weights"
 
-SCALES: dict[str, Any] = {"noise_map_scale": 10.0, "gradient_scale": 5000.0, "text_scale": 4.0}
+SCALES: dict[str, Any] = {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0}
 """Scales chosen on validation scenes (see the model card); the paper's belong to Stable Diffusion 1.4."""
 
 

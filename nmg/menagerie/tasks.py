@@ -55,7 +55,7 @@ ANIMALS = tuple(kind for kind in FACTORS["kind"] if kind != "car")
 TASKS = {
     task.name: task
     for task in (
-        Task("object swap", "kind", PromptToPrompt(cross_replace=0.4, self_replace=0.3), {"kind": "cat"}, ANIMALS),
+        Task("object swap", "kind", PromptToPrompt(cross_replace=0.2, self_replace=0.0), {"kind": "cat"}, ANIMALS),
         Task("contextual change", "place", PromptToPrompt(cross_replace=0.4, self_replace=0.3)),
         Task(
             "face attribute",
