@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +151,17 @@ def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     assert len(capsys.readouterr().out) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "size"), [("sd-shaped", 512), ("menagerie", 64)])
+def test_a_real_photograph_goes_through(here, model, size):
+    """The code path of Stable Diffusion 1.4 at 512×512 on random weights of its structure, and the bundled model."""
+    tests = Path(__file__).parent
+    folder = str(tests / "reference" / model) if model == "sd-shaped" else model
+    photograph = str(tests.parent / "images" / "chelsea.png")
+    prompts = ["--source", "a photo of a cat", "--target", "a photo of a tiger", "--blend", "cat", "tiger"]
+    assert main(["edit", photograph, "--model", folder, *prompts, "--steps", "2", "--all"]) == 0
+    edited, source = pixels("edit.png"), pixels("edit-source.png")
+    assert edited.shape == source.shape == (size, size, 3)
+    assert edited.std() > 0 and abs(edited - pixels("edit-reconstruction.png")).max() > 0
