@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,27 +26,34 @@ from nmg.menagerie.model import NAME, SCALES
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import EXAMPLES, TASKS
 
+RECONSTRUCTED = ("object swap", "face attribute", "colour change")
+"""Tasks whose sources are also reconstructed."""
 Column = list[tuple[Image.Image, float | None]]
 """Pictures of one scene from top to bottom, with their PSNR where one is measured."""
 
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
-    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`."""
-    from nmg.pipelines import load
+    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`.
 
+    The model is small: one process per core, one thread each, is faster than many threads.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = Backbone(load(NAME, device="cpu"))
-    columns = [_columns(backbone, name, scene, change, steps) for name, scene, change in tqdm(EXAMPLES, "scenes")]
-    edits, reconstructions = [c[0] for c in columns], [c[1] for c in columns]
-
+    workers = min(os.cpu_count() or 1, len(EXAMPLES))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        scenes = pool.map(functools.partial(_columns, steps=steps), EXAMPLES)
+        columns = list(tqdm(scenes, "scenes", len(EXAMPLES)))
     heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
+    edits, rebuilt = [c[0] for c in columns], [c[1] for c in columns if c[1]]
+
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     title = f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
     yield _saved(edits, heads, names, title, " to the truth", folder / "edits.png")
 
-    names = ["source", "autoencoder", "DDIM, scale 1", "DDIM, scale 7.5", "NMG, scale 7.5"]
+    heads = [head for head, column in zip(heads, columns, strict=True) if column[1]]
+    names = ["source", "autoencoder", "DDIM, scale 7.5", "NMG, scale 7.5"]
     title = "Reconstruction after inversion, PSNR to the autoencoder's picture"
-    yield _saved(reconstructions, heads, names, title, "", folder / "reconstructions.png")
+    yield _saved(rebuilt, [head.splitlines()[0] for head in heads], names, title, "", folder / "reconstructions.png")
 
 
 def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
@@ -54,8 +66,17 @@ def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, 
     return path
 
 
-def _columns(backbone: Backbone, name: str, scene: Scene, change: dict[str, Any], steps: int) -> tuple[Column, Column]:
-    """One scene's edits and its reconstructions, each picture with its PSNR where one is measured."""
+@functools.cache
+def _backbone() -> Backbone:
+    from nmg.pipelines import load
+
+    return Backbone(load(NAME, device="cpu"))
+
+
+def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Column, Column]:
+    """One scene's edits, and its reconstructions if it is among those shown; measured pictures with their PSNR."""
+    name, scene, change = example
+    backbone = _backbone()
     source, target = prompt_pair(scene, **change)
     original, truth = scene.render(), scene.edit(**change).render()
     trajectory = nmg.invert(backbone, original, source, steps=steps, progress=False)
@@ -63,14 +84,15 @@ def _columns(backbone: Backbone, name: str, scene: Scene, change: dict[str, Any]
 
     edits: Column = [(original, None)]
     for guidance in (CFG(SCALES["text_scale"]), bundled_noise_map()):
-        result = nmg.edit(
-            backbone, trajectory, targets=[target], guidance=guidance, editor=TASKS[name].editor, progress=False
-        )
-        edits.append((result.pictures[0], _psnr(result.pictures[0], images.to_tensor(truth))))
+        options: dict[str, Any] = {"guidance": guidance, "editor": TASKS[name].editor, "progress": False}
+        picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
+        edits.append((picture, _psnr(picture, images.to_tensor(truth))))
     edits.append((truth, None))
+    if name not in RECONSTRUCTED:
+        return edits, []
 
     rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
-    for guidance in (CFG(1.0), CFG(7.5), bundled_noise_map(7.5)):
+    for guidance in (CFG(7.5), bundled_noise_map(7.5)):
         picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
         rows.append((picture, _psnr(picture, rebuilt)))
     return edits, rows
