@@ -319,7 +319,7 @@ def token_maps(case: Case, verdict: Verdict, editor: PromptToPrompt, run: Run) -
         compare_schedule(verdict, "cross_replace_alpha", editor.schedule(tokens[1:], len(run.steps)))
     if "blend_alpha_layers" in case.shapes:
         verdict.close(
-            "blend_alpha_layers", _marked(editor.local_blend.words, tokens, "blend")[:, None, None, None, None], SINGLE
+            "blend_alpha_layers", _marked(editor.local_blend.words, tokens)[:, None, None, None, None], SINGLE
         )
 
 
