@@ -52,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=f"nmg {nmg.__version__}")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    for add in (_edit_command, _invert_command, _replay_command, _other_commands):
+        add(commands)
+    return p
+
+
+def _edit_command(commands: Any) -> None:
     edit = commands.add_parser(
         "edit",
         help="edit a picture",
@@ -84,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     _editor(edit)
     edit.set_defaults(run=run_edit)
 
+
+def _invert_command(commands: Any) -> None:
     invert = commands.add_parser(
         "invert",
         help="invert a picture and save its noise maps",
@@ -95,6 +103,8 @@ def parser() -> argparse.ArgumentParser:
     )
     invert.set_defaults(run=run_invert)
 
+
+def _replay_command(commands: Any) -> None:
     replay = commands.add_parser(
         "replay",
         help="make a picture again from the settings in its PNG",
@@ -109,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--show", action="store_true", help="print the settings and make nothing")
     replay.set_defaults(run=run_replay)
 
+
+def _other_commands(commands: Any) -> None:
     models = commands.add_parser(
         "models", help="list the models that can be named", description="List the models that can be named."
     )
@@ -122,7 +134,6 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("outputs"), help="folder to write (default: %(default)s)")
     demo.add_argument("--steps", type=int, default=50)
     demo.set_defaults(run=run_demo)
-    return p
 
 
 def _picture(p: argparse.ArgumentParser) -> None:

@@ -111,15 +111,7 @@ def build(tmp_path_factory):
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
         )
-        scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=prediction_type,
-        )
+        scheduler = DDIMScheduler.from_config(networks.build_scheduler().config, prediction_type=prediction_type)
         return StableDiffusionPipeline(
             vae=vae.eval(),
             unet=unet.eval(),
@@ -138,6 +130,23 @@ def build(tmp_path_factory):
 def tiny(build):
     """As `build`, but each model is built once and shared: leave it as it is."""
     return functools.cache(build)
+
+
+KINDS = (
+    {},
+    {"prediction_type": "v_prediction"},
+    {"prediction_type": "sample"},
+    {"channels": 8},
+    {"size": 12},
+    {"heads": 4},
+    {"levels": 3},
+)
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def any_model(request, tiny):
+    """A tiny pipeline of every kind: what differs from Stable Diffusion 1.4 must not matter."""
+    return tiny(**request.param)
 
 
 @pytest.fixture(scope="session")
