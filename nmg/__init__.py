@@ -1,16 +1,16 @@
 """Noise Map Guidance: inversion with spatial context for real image editing (Cho et al., ICLR 2024).
 
-Invert a photograph, guide its reconstruction along the noise maps, and let Prompt-to-Prompt carry
-the edit, on Stable Diffusion or on the bundled model.
+Invert a photograph, guide its reconstruction along the noise maps, and let Prompt-to-Prompt, MasaCtrl
+or pix2pix-zero carry the edit, on Stable Diffusion or on the bundled model.
 """
 
 from typing import Any
 
 from nmg.backbone import Backbone
 from nmg.ddim import Step, steps, transfer
-from nmg.editors import Editor, LocalBlend, PromptToPrompt
+from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap
-from nmg.inversion import Trajectory, invert
+from nmg.inversion import DDIM, Regularised, Trajectory, invert
 from nmg.sampling import Edit, denoise, edit, prepare
 
 __version__ = "0.1.0"
@@ -18,10 +18,12 @@ __version__ = "0.1.0"
 __all__ = [
     # load and edit
     "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
+    # inversion: how the noise is predicted on the way up
+    "DDIM", "Regularised",
     # guidance: how the source is kept on its path
     "CFG", "NoiseMap",
     # editors: what the targets take from the source
-    "Editor", "PromptToPrompt", "LocalBlend",
+    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection",
     # the parts, to build on
     "Backbone", "Step", "denoise", "prepare", "steps", "transfer",
 ]  # fmt: skip

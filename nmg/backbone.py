@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nmg import images
 from nmg._types import Image, Latents, TextEmbeddings
-from nmg.attention import Attend, attending, sites
+from nmg.attention import Attend, attending, sites, spatial_size
 from nmg.ddim import Step
 
 
@@ -174,6 +174,12 @@ class Backbone:
             if site.is_cross:
                 found.add(math.prod(-(-side // 2**halvings) for side in latent_size))
         return found
+
+    def quarter_size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the cross-attention maps nearest to a quarter of the latent's (16×16 at 512×512 pixels)."""
+        quarter = math.prod(latent_size) / 16
+        sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
+        return min(sizes, key=lambda size: abs(math.log(math.prod(size) / quarter)))
 
     def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
         """Predicted noise, in fp32, at the step's timestep; `attend` hooks the attention of this one call.

@@ -130,11 +130,13 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
         targets = [prompt] if isinstance(prompt, str) else prompt
-        run = prepare(self, trajectory, targets, negative_prompt or "")
+        editor = editor or PromptToPrompt()
+        negative = editor.negative(trajectory.prompt) if negative_prompt is None else negative_prompt
+        run = prepare(self, trajectory, targets, negative)
         guidance = guidance or suited(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
-        latents = self._sample(run, guidance, editor or PromptToPrompt(), callback_on_step_end)
+        latents = self._sample(run, guidance, editor, callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":
             out = images.to_pil(out)

@@ -8,17 +8,18 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from nmg import editors, guidance
-from nmg.editors import Editor, LocalBlend
+from nmg.editors import Editor
 from nmg.guidance import CFG
 
 KEY = "nmg"
 """Keyword of the PNG text chunk."""
+METHODS = {"guidance": guidance, "editor": editors, "inversion": inversion}
+"""The fields of a recipe that are methods, and where their classes are."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Recipe:
         source, targets, negative: the prompts.
         row: which row the picture shows: 0 the reconstruction, 1… the targets.
         guidance, editor: the methods with all their settings.
-        steps, width, height, convention, offset: of the inversion.
+        inversion, steps, width, height, convention, offset: of the inversion.
         dtype: of the network.
         version: of this package.
     """
@@ -49,6 +50,7 @@ class Recipe:
     height: int
     negative: str = ""
     row: int = 1
+    inversion: DDIM = DDIM()
     convention: str = "aligned"
     offset: int | None = None
     dtype: str = "float32"
@@ -56,7 +58,7 @@ class Recipe:
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps({**values, "guidance": _packed(self.guidance), "editor": _packed(self.editor)})
+        return json.dumps({**values, **{name: packed(values[name]) for name in METHODS}})
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -68,8 +70,7 @@ class Recipe:
         try:
             values = json.loads(text)
             values["targets"] = tuple(values["targets"])
-            values["guidance"] = _unpacked(values["guidance"], guidance)
-            values["editor"] = _unpacked(values["editor"], editors)
+            values.update({name: unpacked(values[name], module) for name, module in METHODS.items() if name in values})
             return cls(**values)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -114,24 +115,3 @@ class Recipe:
 def digest(picture: Image.Image) -> str:
     """Twelve hexadecimal digits of the SHA-256 of a picture's pixels."""
     return hashlib.sha256(np.asarray(picture.convert("RGB")).tobytes()).hexdigest()[:12]
-
-
-def _packed(method: CFG | Editor) -> dict[str, Any]:
-    return {"method": type(method).__name__, **dataclasses.asdict(method)}
-
-
-def _unpacked(values: dict[str, Any], module: Any) -> Any:
-    values = {key: _tupled(value) for key, value in values.items()}
-    name = values.pop("method")
-    if name not in module.__all__:
-        raise ValueError(f"this version has no method {name!r}; it has {', '.join(module.__all__)}")
-    if isinstance(values.get("local_blend"), dict):
-        values["local_blend"] = LocalBlend(**values["local_blend"])
-    return getattr(module, name)(**values)
-
-
-def _tupled(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, list):
-        return tuple(map(_tupled, value))
-    return {k: _tupled(v) for k, v in value.items()} if isinstance(value, dict) else value

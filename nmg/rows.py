@@ -34,3 +34,8 @@ def targets(rows: Tensor) -> Tensor:
 def with_source(row: Tensor, rows: Tensor) -> Tensor:
     """`rows` with the source row replaced by `row`."""
     return torch.cat([row, rows[1:]])
+
+
+def with_targets(targets: Tensor, rows: Tensor) -> Tensor:
+    """`rows` with every target row replaced: by the rows of `targets`, or all by its only one."""
+    return torch.cat([rows[:1], targets.expand_as(rows[1:])])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nmg._types import Latents, TextEmbeddings
-from nmg.attention import Attend
+from nmg.attention import Attend, attending
 from nmg.backbone import Backbone, frozen
 from nmg.ddim import Step
 from nmg.inversion import Trajectory
@@ -48,14 +48,21 @@ class Run:
         return self.backbone.eps(x, step, text, attend)
 
     def gradient(
-        self, x: Latents, step: Step, text: TextEmbeddings, energy: Callable[[Latents, Latents], Tensor]
+        self,
+        x: Latents,
+        step: Step,
+        text: TextEmbeddings,
+        energy: Callable[[Latents, Latents], Tensor],
+        attend: Attend | None = None,
     ) -> tuple[Latents, Latents]:
         """∂ energy(x, e) / ∂x through the network, e being the noise that it predicts for x; and e itself.
 
-        No hook is active, and the parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
+        The parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
         """
-        # The parameters stay frozen until the backward pass is over: gradient checkpointing runs the network again in it.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.backbone.unet):
+        # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
+        # again in it.
+        unet = self.backbone.unet
+        with torch.inference_mode(False), torch.enable_grad(), frozen(unet), attending(unet, attend):
             z = x.detach().clone().requires_grad_()
             eps = self.eps(z, step, text.clone())
             (gradient,) = torch.autograd.grad(energy(z, eps), z)

@@ -15,7 +15,7 @@ from nmg.backbone import Backbone
 from nmg.ddim import Step, transfer
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap
-from nmg.inversion import Trajectory, bar, invert
+from nmg.inversion import DDIM, Trajectory, bar, invert
 from nmg.run import Run
 
 Callback = Callable[[Step, Latents], object]
@@ -38,7 +38,7 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         x = guidance.steer(run, step, x)
 
         # Predict the null and text halves under the editor's attention.
-        text = torch.cat([guidance.null(run, step), run.text])
+        text = torch.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         eps = run.eps(doubled, step, text, editor.attend(run, step))
 
@@ -117,7 +117,8 @@ def edit(
     editor: Editor | None = None,
     steps: int | None = None,
     size: tuple[int, int] | None = None,
-    negative: str = "",
+    negative: str | None = None,
+    inversion: DDIM | None = None,
     convention: str | None = None,
     offset: int | None = None,
     callback: Callback | None = None,
@@ -134,8 +135,9 @@ def edit(
         editor: what the targets take from the source; `PromptToPrompt()` if not given.
         steps: DDIM steps of the inversion, 50 if not given.
         size: width and height in pixels; the model's own if not given.
-        negative: the prompt of the null half.
-        convention, offset: of the inversion; see `invert`.
+        negative: the prompt of the null half; the editor's habit if not given, which is empty, or the source prompt for
+            pix2pix-zero.
+        inversion, convention, offset: of the inversion; see `invert`.
         callback: called after each step with the step and the latents of all rows.
         progress: whether to show bars.
 
@@ -150,14 +152,21 @@ def edit(
         _agree(
             trajectory,
             backbone,
-            {"source": source, "steps": steps, "size": size, "convention": convention, "offset": offset},
+            {
+                "source": source,
+                "steps": steps,
+                "size": size,
+                "inversion": inversion,
+                "convention": convention,
+                "offset": offset,
+            },
         )
     else:
         if source is None:
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
         # All that can be wrong is found before anything is computed.
         picture, steps = backbone.prepare(image, size), 50 if steps is None else steps
-        backbone.check([source, *_checked(targets), negative])
+        backbone.check([source, *_checked(targets), negative or ""])
         editor.check(backbone, [source, *targets])
         trajectory = invert(
             backbone,
@@ -165,12 +174,13 @@ def edit(
             source,
             steps=steps,
             size=picture.size,
+            method=inversion,
             convention=convention or "aligned",
             offset=offset,
             progress=progress,
         )
 
-    run = prepare(backbone, trajectory, targets, negative)
+    run = prepare(backbone, trajectory, targets, editor.negative(trajectory.prompt) if negative is None else negative)
     latents = run.start
     try:
         for step, latents in bar_of(run, denoise(run, guidance, editor), progress):
@@ -202,6 +212,7 @@ def _agree(trajectory: Trajectory, backbone: Backbone, given: dict[str, Any]) ->
         "source": trajectory.prompt,
         "steps": len(trajectory.steps),
         "size": size,
+        "inversion": trajectory.method,
         "convention": trajectory.convention,
         "offset": trajectory.steps[-1].timestep,
     }

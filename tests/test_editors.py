@@ -8,7 +8,6 @@ from torch.testing import assert_close
 from nmg import CFG, Backbone, Editor, LocalBlend, NoiseMap, PromptToPrompt, Trajectory, denoise, prepare, steps
 from nmg.alignment import find, refinement, replacement, replacement_by_authors, tokenize
 from nmg.attention import Site, attention
-from nmg.editors.prompt_to_prompt import _blend_size
 
 SOURCE = "a red cat sitting in the forest, front view"
 BLUE, DOG, SMILING = (
@@ -353,4 +352,4 @@ def test_the_blend_looks_at_a_quarter_of_the_latents_size(sd_shaped, size, expec
     backbone = Backbone(sd_shaped)
     down = steps(backbone.scheduler, 2)
     trajectory = Trajectory(torch.zeros(3, 4, *size), (1.0, 0.5, 0.1), down, SOURCE, backbone.name)
-    assert _blend_size(prepare(backbone, trajectory, [BLUE])) == expected
+    assert backbone.quarter_size(trajectory.latent_size) == expected

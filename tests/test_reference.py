@@ -7,10 +7,12 @@ new recordings of the same methods need no new code. The limits are those of `to
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +28,14 @@ from torch import Tensor
 
 from nmg import (
     Backbone,
+    EditDirection,
     Editor,
     LocalBlend,
+    MasaCtrl,
     NoiseMap,
+    Pix2PixZero,
     PromptToPrompt,
+    Regularised,
     Trajectory,
     denoise,
     images,
@@ -39,13 +45,13 @@ from nmg import (
     transfer,
 )
 from nmg.alignment import find, refinement, replacement_by_authors, tokenize
-from nmg.attention import Attend, Site, probabilities
+from nmg.attention import Attend, Site, attention, probabilities
 from nmg.ddim import Step
-from nmg.editors import prompt_to_prompt
+from nmg.editors import pix2pix_zero, prompt_to_prompt
 from nmg.editors.prompt_to_prompt import _Blending, _marked, _Running
 from nmg.guidance import noise_map
 from nmg.guidance.noise_map import REFERENCE_ELEMENTS
-from nmg.inversion import CONVENTIONS, rise
+from nmg.inversion import CONVENTIONS, regularised, rise
 from nmg.run import Run
 
 HERE = Path(__file__).parent
@@ -196,6 +202,7 @@ class Verdict:
 INVERSIONS = {
     "NMGPipeline.invert": ("diffusers-0.18", 0),
     "StableDiffusionPix2PixZeroPipeline.invert_ddim": ("diffusers-0.18", 0),
+    "StableDiffusionPix2PixZeroPipeline.invert": ("diffusers-0.18", 0),
     "MasaCtrlPipeline.invert": ("aligned", 1),
 }
 
@@ -208,6 +215,20 @@ def inversion(case: Case, verdict: Verdict) -> None:
     trajectory = rise(
         case.backbone, maps[0], case.params["prompt"], case.params["num_inference_steps"], convention, offset
     )
+    verdict.same("timesteps", [step.timestep for step in reversed(trajectory.steps)])
+    verdict.close("noise_maps", trajectory.maps[:, None], rows=1, suffix="_when_started_from_noise_maps_0")
+
+
+def regularised_inversion(case: Case, verdict: Verdict) -> None:
+    """With the shifts that the authors' generator drew, which may be 0 there."""
+    p, maps, drawn = case.params, case.tensors["noise_maps"], iter(case.tensors["rolls"].flatten(0, 2).tolist())
+    method = Regularised(p["lambda_auto_corr"], p["lambda_kl"], p["num_reg_steps"], p["num_auto_corr_rolls"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regularised, "draw_shifts", lambda shape, generator: next(drawn))
+        trajectory = rise(
+            case.backbone, maps[0], p["prompt"], p["num_inference_steps"], "diffusers-0.18", 0, method=method
+        )
+    assert next(drawn, None) is None
     verdict.same("timesteps", [step.timestep for step in reversed(trajectory.steps)])
     verdict.close("noise_maps", trajectory.maps[:, None], rows=1, suffix="_when_started_from_noise_maps_0")
 
@@ -234,7 +255,7 @@ def trajectory_on(
     return Trajectory(maps, levels, down, prompt, backbone.name, convention)
 
 
-# ---------------------------------------------------------------- runs: reconstruction and Prompt-to-Prompt
+# ---------------------------------------------------------------- runs: reconstruction, and the three editors
 
 
 def reconstruction(case: Case, verdict: Verdict) -> None:
@@ -250,12 +271,65 @@ def editing(case: Case, verdict: Verdict) -> None:
     watch_run(case, verdict, run, guidance_of(case, run), editor)
 
 
+def masactrl_editing(case: Case, verdict: Verdict) -> None:
+    p, run = case.params, run_of(case, case.params["prompts"])
+    # Their noise maps are indexed one later than the level that a step ends at.
+    later = dataclasses.replace(run, trajectory=Later(**vars(run.trajectory)))
+    watch_run(case, verdict, later, guidance_of(case, later), MasaCtrl(p["STEP"], p["LAYER"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Later(Trajectory):
+    """A trajectory whose step i is compared with the map at index -1 - i, where that step starts."""
+
+    def target(self, step: Step) -> Tensor:
+        k = len(self.steps) - step.index
+        return self.maps[k : k + 1]
+
+
+def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
+    p, t = case.params, case.tensors
+    trajectory = recorded_trajectory(case)
+    run = prepare(case.backbone, trajectory, ["target"], p["negative_prompt"])
+    verdict.close("edit_direction", t["target_embeds"] - t["source_embeds"], SINGLE)
+    direction = EditDirection(t["edit_direction"], ("source",), ("target",), 1.0)
+    editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"])
+    steered: list[Tensor] = []
+    with watched() as (transfers, _), pytest.MonkeyPatch.context() as patch:
+        steer = pix2pix_zero._Running.steer
+        patch.setattr(pix2pix_zero._Running, "steer", lambda *given: steered.append(steer(*given)) or steered[-1])
+        latents = torch.stack([x for _, x in denoise(run, guidance_of(case, run), editor)])
+    verdict.close("recon_latents", latents[:, :1], rows=1)
+    verdict.close("edit_latents", latents[:, 1:], rows=1)
+    for i in range(len(run.steps)):
+        (null, nulled), (guided, steered_to), (text, end) = transfers[3 * i : 3 * i + 3]
+        for name, got in (
+            (f"step{i}.eps_uncond", null),
+            (f"step{i}.prev_uncond", nulled),
+            (f"step{i}.eps_nmg", guided),
+            (f"step{i}.prev_nmg", steered_to),
+            (f"step{i}.eps_cfg", text[:1]),
+            (f"step{i}.prev_cfg", end[:1]),
+            (f"edit{i}.eps_cfg", text[1:]),
+            (f"edit{i}.x_guided", steered[i][1:2]),
+        ):
+            if name in case.shapes:
+                verdict.close(name, got, rows=0)
+    if "edit_image_u8" in case.shapes:
+        (decoded,) = images.to_pil(run.backbone.decode(latents[-1][1:]))
+        verdict.same("edit_image_u8", np.array(decoded), default=PICTURE, within=1)
+
+
 def run_of(case: Case, prompts: Sequence[str]) -> Run:
     # At text scale 1 the authors' null prompt silently is the source prompt.
-    negative = case.params.get("negative_prompt") or ("" if case.params["guidance_text"] > 1 else prompts[0])
+    negative = case.params.get("negative_prompt") or ("" if text_scale_of(case) > 1 else prompts[0])
     trajectory = recorded_trajectory(case)
     assert trajectory.prompt == prompts[0]
     return prepare(case.backbone, trajectory, list(prompts[1:]), negative)
+
+
+def text_scale_of(case: Case) -> float:
+    return case.params.get("guidance_text", case.params.get("guidance_scale"))
 
 
 def guidance_of(case: Case, run: Run) -> NoiseMap:
@@ -263,8 +337,8 @@ def guidance_of(case: Case, run: Run) -> NoiseMap:
     return NoiseMap(
         noise_map_scale=p["guidance_noise_map"],
         gradient_scale=p["grad_scale"] * REFERENCE_ELEMENTS / elements,
-        text_scale=p["guidance_text"],
-        energy=p["noise_cond_loss_type"],
+        text_scale=text_scale_of(case),
+        energy=p.get("noise_cond_loss_type", "l1"),
     )
 
 
@@ -567,12 +641,65 @@ def blend_unit(case: Case, verdict: Verdict) -> None:
         verdict.same(f"cfg{c}.masks_u8", torch.stack(masks[: len(recorded)]).byte(), recorded)
 
 
+def masa_unit(case: Case, verdict: Verdict) -> None:
+    """Eight attention layers per step, self and cross in turn, all on the same queries, keys and values."""
+    t = case.tensors
+    own, cross = (
+        [t[f"{name}{kind}_f16"].float().unflatten(0, (4, -1)) for name in "qkv" if f"{name}{kind}_f16" in t]
+        for kind in ("", "_cross")
+    )
+    sites_of_step = [
+        Site(str(i), "up", i % 2 == 1, i // 2) for i in range(case.params["configs"][0]["layers_per_step"])
+    ]
+    for c, config in enumerate(case.params["configs"]):
+        start_step, start_layer = map(int, re.findall(r"\((\d+), (\d+)", config["editor"])[0])
+        latent_size = tuple(t["mask_s_u8"].shape)
+        run = unit_run(case, ["a", "b"], config["steps"], latent_size)
+        options: dict[str, Any] = {}
+        if "mask_s" in config["editor"]:
+            options = {"source_mask": t["mask_s_u8"].numpy(), "target_mask": t["mask_t_u8"].numpy()}
+        editor = MasaCtrl(start_step, start_layer, **options).prepare(run)
+        if "MaskAuto" in config["editor"]:
+            marked = [[int(n)] for n in re.findall(r"token_idx=\[(\d+)\]", config["editor"])]
+            editor = dataclasses.replace(editor, marked=marked, watched=(16, 16))
+        for i, step in enumerate(run.steps):
+            attend = editor.attend(run, step)
+            for site in sites_of_step:
+                q, k, v = (own[0], *cross) if site.is_cross else own
+                out = None if attend is None else attend(site, q, k, v)
+                out = attention(q, k, v) if out is None else out
+                name = f"cfg{c}.step{i}.layer{site.name}"
+                if name in case.shapes:
+                    verdict.close(name, out.transpose(1, 2).flatten(2), SINGLE, rows=0)
+
+
+@torch.enable_grad()
+def p2pz_unit(case: Case, verdict: Verdict) -> None:
+    t = case.tensors
+    first, second = (t[f"l2.{name}"].unflatten(0, (2, -1)) for name in "ab")
+    # Recorded as the sum over two layers, the second with the first's maps twice as large.
+    verdict.close("l2.loss", pix2pix_zero.distance([first, 2 * first], [second, second]).view(1), SINGLE)
+    for size in (8, 32, 64):
+        x = t[f"x{size}"].requires_grad_()
+        # Their shifts start at 0; ours at 1.
+        generator, levels = torch.Generator().manual_seed(case.params["auto_corr_generator_seed"]), [size]
+        while levels[-1] > 8:
+            levels.append(levels[-1] // 2)
+        shifts = [[int(torch.randint(n // 2, (1,), generator=generator)) for n in levels] for _ in range(x.shape[1])]
+        for name, energy in (("auto_corr", regularised.auto_correlation(x, shifts)), ("kl", regularised.divergence(x))):
+            verdict.close(f"{name}{size}", energy.view(1), SINGLE)
+            verdict.close(f"{name}_grad{size}", torch.autograd.grad(energy, x)[0], SINGLE)
+
+
 # ---------------------------------------------------------------- the one test
 
 METHODS: dict[str, Callable[[Case, Verdict], None]] = {
     **dict.fromkeys(INVERSIONS, inversion),
     "NMGPipeline.recon": reconstruction,
     "NMGPipeline.__call__": editing,
+    "StableDiffusionPix2PixZeroPipeline.invert": regularised_inversion,
+    "StableDiffusionPix2PixZeroPipeline.p2p_nmg": pix2pix_zero_editing,
+    "MasaCtrlPipeline.__call__": masactrl_editing,
 }
 
 
@@ -581,6 +708,10 @@ def comparison_of(case: Case) -> Callable[[Case, Verdict], None] | None:
     if "method" in case.params:
         return METHODS.get(case.params["method"])
     configs = case.params.get("configs", [{}])
+    if "auto_corr_generator_seed" in case.params:
+        return p2pz_unit
+    if "mask_s_u8" in case.shapes:
+        return masa_unit
     if "text_embeds" in case.shapes:
         return model_io
     if "alphas_cumprod" in case.shapes:

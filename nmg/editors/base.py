@@ -22,9 +22,17 @@ class Editor:
     def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
         """Raise for prompts that the editor can't use, before anything is computed; the source's comes first."""
 
+    def negative(self, source: str) -> str:
+        """The prompt of the null half where none is given."""
+        return ""
+
     def prepare(self, run: Run) -> Editor:
         """Once per run, before its first step."""
         return self
+
+    def text(self, run: Run, step: Step) -> TextEmbeddings:
+        """Embeddings of the text half, one per row."""
+        return run.text
 
     def attend(self, run: Run, step: Step) -> Attend | None:
         """The attention of the step's network call; None leaves the network alone."""

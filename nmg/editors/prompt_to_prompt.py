@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from nmg import rows
 from nmg._types import Heads, Latents, Mask, Probabilities
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors, tokenize
-from nmg.attention import Attend, Site, attention, probabilities, spatial_size
+from nmg.attention import Attend, Site, attention, probabilities
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors.base import Editor
@@ -264,7 +264,7 @@ class _Blending:
             config,
             _marked(config.words, tokens)[:, :width].to(device),
             None if config.subtract is None else _marked(config.subtract, tokens)[:, :width].to(device),
-            _blend_size(run),
+            run.backbone.quarter_size(run.latent_size),
             int(config.start * len(run.steps)),
         )
 
@@ -312,10 +312,3 @@ def _marked(words: Sequence[Words], tokens: Sequence[Tokens]) -> Tensor:
         for word in [chosen] if isinstance(chosen, str) else chosen:
             marks[row, find(word, prompt)] = 1
     return marks
-
-
-def _blend_size(run: Run) -> tuple[int, int]:
-    """Size of the cross-attention maps nearest to a quarter of the latent's size (16×16 at 512×512)."""
-    quarter = run.latent_size[0] * run.latent_size[1] / 16
-    sizes = {spatial_size(positions, run.latent_size) for positions in run.backbone.cross_positions(run.latent_size)}
-    return min(sizes, key=lambda size: abs(math.log(size[0] * size[1] / quarter)))

@@ -22,7 +22,7 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
     def named(chance: float) -> bool:
         return random is None or random.random() < chance
 
-    words = ["a"]
+    words = []
     if scene.mouth != "plain" and named(0.94):
         words.append(scene.mouth)
     if named(0.94):
@@ -34,7 +34,7 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
         words.append(scene.pose)
     if named(0.94):
         words.append(f"{_PREPOSITION.get(scene.place, 'in the')} {scene.place}")
-    text = " ".join(words)
+    text = f"{article(words[0])} {' '.join(words)}"
     if named(0.9):
         text += f", {scene.view} view"
     return _styled(text, scene.style, random)
@@ -47,13 +47,24 @@ def _styled(text: str, style: str, random: np.random.Generator | None) -> str:
     if roll < 0.04:
         return text
     if roll < 0.3 and style != "at night":
-        return f"{'an' if style[0] == 'o' else 'a'} {style} of {text}"
+        return f"{article(style)} {style} of {text}"
     return f"{text}, {style}"
+
+
+def article(word: str) -> str:
+    """The indefinite article before a word."""
+    return "an" if word[0].lower() in "aeiou" else "a"
 
 
 def prompt_pair(scene: Scene, **changes: object) -> tuple[str, str]:
     """Source and target prompt of the edit `scene.edit(**changes)`, in canonical wording."""
     return caption(scene), caption(scene.edit(**changes))
+
+
+def about(phrase: str, count: int = 64) -> tuple[str, ...]:
+    """Sentences of this world about a creature, such as "dog" or "smiling dog", in `count` scenes."""
+    scenes = (Scene.sample(seed, kind="cat", mouth="plain", glasses=False) for seed in range(count))
+    return tuple(dict.fromkeys(caption(scene).replace(" cat", f" {phrase}") for scene in scenes))
 
 
 def vocabulary() -> list[str]:

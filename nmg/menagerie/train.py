@@ -1,8 +1,9 @@
 """Train Menagerie's model: `python -m nmg.menagerie.train`, or `make train`.
 
-Four stages, each resumable and each skipped once its budget is spent: *render* a bank of scenes,
-train the factor *classifier*, the *vae*, and the *unet* with its text encoder; then *export* the
-Stable Diffusion folder. A budget is given in samples or in minutes, whichever ends first, and a
+Stages, each resumable and each skipped once its budget is spent: *render* a bank of scenes, train the
+factor *classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it
+may go on beside or after the UNet), and the *unet* with its text encoder; then *export* the Stable
+Diffusion folder. A budget is given in samples or in minutes, whichever ends first, and a
 larger one given later continues from the checkpoint. With CUDA the networks run in bf16; on the
 CPU they are compiled.
 """
@@ -223,9 +224,9 @@ def classifier_loss(bank: np.ndarray, batch: int, device: torch.device) -> Calla
     return loss
 
 
-def vae_loss(bank: np.ndarray, batch: int, device: torch.device, kl_weight: float = 2e-4) -> Callable:
+def vae_loss(bank: np.ndarray, batch: int, device: torch.device, kl_weight: float = 2e-4, seed: int = 12) -> Callable:
     """L1 on pixels and on their differences, a squared error, and a small KL term on the latent."""
-    indices = shuffled(len(bank), batch, 12)
+    indices = shuffled(len(bank), batch, seed)
 
     def loss(network: Any, generator: torch.Generator):
         pictures = to_tensor(bank[next(indices)]).to(device)
@@ -308,6 +309,7 @@ def encode_bank(bank: np.ndarray, vae: Any, tag: str, folder: Path, device: torc
 def train(arguments: argparse.Namespace) -> None:
     """Run every stage whose budget is not spent, then write the pipeline folder and the classifier."""
     from accelerate import Accelerator
+    from diffusers.models.attention_processor import AttnProcessor
 
     accelerator = Accelerator(cpu=arguments.cpu, mixed_precision=arguments.precision)
     if accelerator.num_processes > 1:
@@ -326,12 +328,20 @@ def train(arguments: argparse.Namespace) -> None:
 
     vae = networks.build_vae(tuple(arguments.vae_channels))
     vae = stage("vae", vae, vae_loss(bank, arguments.vae_batch, device), arguments.vae_rate, arguments.vae_batch)
+    decoder: Any = copy.deepcopy(vae).requires_grad_(True)
+    for part in (decoder.encoder, decoder.quant_conv):
+        part.requires_grad_(False)
+    loss = vae_loss(bank, arguments.decoder_batch, device, seed=15)
+    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch)
     with accelerator.autocast():
         latents, scale = encode_bank(bank, vae, f"{last_row(folder / 'vae.jsonl')['samples']}", folder, device)
-    vae.register_to_config(scaling_factor=scale)
+    decoder.register_to_config(scaling_factor=scale)
 
     tokenizer = networks.build_tokenizer(folder / "tokenizer")
-    unet = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
+    unet: Any = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
+    if device.type == "cpu":
+        # Through its matrices: the backward pass of fused attention is several times slower on a CPU.
+        unet.set_attn_processor(AttnProcessor())
     denoiser: Any = Denoiser(networks.build_text_encoder(tokenizer), unet)
     denoiser = denoiser.to(device, memory_format=torch.channels_last)
     forward = torch.compile(denoiser, dynamic=False) if arguments.compile else denoiser
@@ -340,7 +350,7 @@ def train(arguments: argparse.Namespace) -> None:
     denoiser = stage("unet", denoiser, loss, arguments.unet_rate, arguments.unet_batch)
 
     out = Path(arguments.out)
-    export(out, vae, denoiser, tokenizer, scheduler, classifier)
+    export(out, decoder, denoiser, tokenizer, scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
     record = {
         "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
@@ -349,7 +359,7 @@ def train(arguments: argparse.Namespace) -> None:
         else f"{multiprocessing.cpu_count()} CPU cores",
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "stages": {name: last_row(folder / f"{name}.jsonl") for name in ("classifier", "vae", "unet")},
+        "stages": {name: last_row(folder / f"{name}.jsonl") for name in ("classifier", "vae", "decoder", "unet")},
     }
     (out / "training.json").write_text(json.dumps(record, indent=2))
     if arguments.report:
@@ -397,15 +407,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="runs/menagerie/pipeline", help="folder for the finished pipeline")
     p.add_argument("--scenes", type=int, default=500_000 if cuda else 48_000, help="training scenes to render")
     p.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="rendering processes")
-    for name, minutes, samples in (("classifier", 5, 150_000), ("vae", 25, 3e6), ("unet", 90, 1e7)):
+    for name, minutes, samples in (
+        ("classifier", 5, 150_000),
+        ("vae", 25, 3e6),
+        ("decoder", 25, 3e6),
+        ("unet", 90, 1e7),
+    ):
         p.add_argument(f"--{name}-minutes", type=float, default=minutes, metavar="M")
         p.add_argument(f"--{name}-samples", type=float, default=samples, metavar="N")
     p.add_argument("--vae-channels", type=int, nargs="+", default=[16, 32, 64])
     p.add_argument("--unet-channels", type=int, nargs="+", default=[64, 128])
     p.add_argument("--unet-layers", type=int, default=1, help="residual and attention layers per block")
-    p.add_argument("--vae-batch", type=int, default=128 if cuda else 16)
+    p.add_argument("--vae-batch", type=int, default=128 if cuda else 4)
+    p.add_argument("--decoder-batch", type=int, default=128 if cuda else 4)
     p.add_argument("--unet-batch", type=int, default=256 if cuda else 16)
     p.add_argument("--vae-rate", type=float, default=1e-3, help="peak learning rate")
+    p.add_argument("--decoder-rate", type=float, default=5e-4, help="peak learning rate")
     p.add_argument("--unet-rate", type=float, default=5e-4, help="peak learning rate")
     p.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")

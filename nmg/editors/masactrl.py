@@ -1,0 +1,232 @@
+"""MasaCtrl: Cao, Wang, Qi, Shan, Qie & Zheng, "MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image
+Synthesis and Editing", ICCV 2023, arXiv 2304.08465.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from nmg import images, rows
+from nmg._types import Heads
+from nmg.alignment import find, tokenize
+from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
+from nmg.backbone import Backbone
+from nmg.ddim import Step
+from nmg.editors.base import Editor
+from nmg.run import Run
+
+Maps = Float[Tensor, "maps height width"]
+Ground = Bool[Tensor, "_ positions"]
+START_LAYER = 10 / 16
+"""Where the published start layer lies in Stable Diffusion 1's sixteen self-attention layers."""
+
+
+@dataclass(frozen=True)
+class MasaCtrl(Editor):
+    """Targets that change their pose or viewpoint and keep the source's look: mutual self-attention (section 4.1).
+
+    From a step and a layer on, a target's queries attend to the source's keys and values, null and text
+    halves apart. With masks (section 4.2) the target's foreground looks at the source's foreground only, and its
+    background at the source's background only; give either the masks, or the words that they are found by.
+
+    Args:
+        start_step: the first step of mutual attention; before it, the target's own prompt lays the picture out.
+        start_layer: the first self-attention layer of it, counted from 0 in the order they run. If not given, 10 of
+            Stable Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
+        source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file of
+            any size (brighter than half is foreground).
+        words: a word or phrase of the source prompt, then one of each target prompt, whose cross-attention finds
+            the foreground at every step (section 4.2, "mask-aware").
+        threshold: share of a found map's range from which a position is foreground.
+
+    Raises:
+        ValueError: for a start before the first step or layer, one mask without the other, or masks and words at once; when
+            a run is prepared, for a start layer that the network doesn't have or a word that its prompt does not hold.
+    """
+
+    start_step: int = 4
+    start_layer: int | None = None
+    source_mask: Any = None
+    target_mask: Any = None
+    words: Sequence[str] | None = None
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("start_step", "start_layer"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= 0 or (value is None and name == "start_layer")):
+                raise ValueError(f"MasaCtrl: {name}={value!r} must be a whole number from 0 on, such as {name}=4")
+        if (self.source_mask is None) != (self.target_mask is None):
+            missing = "source_mask" if self.source_mask is None else "target_mask"
+            raise ValueError(f"MasaCtrl needs both masks or none, and {missing} is missing; words=… finds them instead")
+        for name in ("source_mask", "target_mask"):
+            # Arrays as pictures: a config is a value that compares and can be written down.
+            if isinstance(getattr(self, name), np.ndarray | Tensor):
+                object.__setattr__(self, name, mask_picture(getattr(self, name)))
+        if self.source_mask is not None and self.words is not None:
+            raise ValueError("MasaCtrl takes its foreground from masks or from words, not from both; leave one out")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"MasaCtrl: threshold={self.threshold!r} must be a share of the range, 0…1, such as 0.1")
+
+    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+        """Find the layers, open the masks and look the words up."""
+        self.first_layer(backbone)
+        self.marked(backbone, prompts)
+        for mask in (self.source_mask, self.target_mask):
+            if mask is not None:
+                images.load(mask)
+
+    def prepare(self, run: Run) -> Editor:
+        if len(run.prompts) < 2:
+            return Editor()
+        masks = None
+        if self.source_mask is not None:
+            masks = torch.stack(
+                [load_mask(self.source_mask, run.latent_size), load_mask(self.target_mask, run.latent_size)]
+            )
+        return _Running(
+            config=self,
+            first_layer=self.first_layer(run.backbone),
+            masks=None if masks is None else masks.to(run.text.device),
+            marked=self.marked(run.backbone, run.prompts),
+            watched=run.backbone.quarter_size(run.latent_size),
+        )
+
+    def first_layer(self, backbone: Backbone) -> int:
+        """The first self-attention layer of mutual attention.
+
+        Raises:
+            ValueError: if the network has no such layer.
+        """
+        count = sum(not site.is_cross for site in sites(backbone.unet).values())
+        layer = round(START_LAYER * count) if self.start_layer is None else self.start_layer
+        if layer >= count:
+            raise ValueError(
+                f"MasaCtrl: start_layer={layer} leaves no layer of the network's {count}; give 0…{count - 1}, or "
+                "leave it out"
+            )
+        return layer
+
+    def marked(self, backbone: Backbone, prompts: Sequence[str]) -> list[list[int]] | None:
+        """The token positions of each prompt's word, the source's first."""
+        if self.words is None or len(prompts) < 2:
+            return None
+        if isinstance(self.words, str) or len(self.words) != len(prompts):
+            raise ValueError(
+                f"MasaCtrl's words go by prompt: give {len(prompts)} of them, the source's first, got {self.words!r}"
+            )
+        tokens = (tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts)
+        return [find(word, prompt) for word, prompt in zip(self.words, tokens, strict=True)]
+
+
+def mask_picture(mask: np.ndarray | Tensor) -> Image.Image:
+    """An array [height, width], or with axes of length 1 besides, as a black and white picture.
+
+    Raises:
+        ValueError: for an array of another shape.
+    """
+    array = (mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask).squeeze()
+    if array.ndim != 2:
+        raise ValueError(f"a mask has the shape {list(mask.shape)}; give [height, width]")
+    half = 127 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
+    return Image.fromarray(array.astype(np.float32) > half)
+
+
+def load_mask(mask: str | os.PathLike | Image.Image, size: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """A mask of the given height and width, cropped as a picture of its shape would be: 1 where it is brighter than half.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: for what is no picture, as `images.load`.
+    """
+    picture = images.fit(images.load(mask), size[1], size[0])
+    return torch.from_numpy(np.asarray(picture.convert("L")) > 127).float()
+
+
+def foreground(maps: Maps) -> Maps:
+    """Attention maps stretched to 0…1, each by its own range."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class _Running(Editor):
+    """One run of MasaCtrl."""
+
+    config: MasaCtrl
+    first_layer: int
+    masks: Float[Tensor, "2 height width"] | None
+    marked: list[list[int]] | None
+    watched: tuple[int, int]
+
+    def attend(self, run: Run, step: Step) -> Attend | None:
+        if step.index < self.config.start_step:
+            return None
+        seen = _Seen(self.marked, self.watched)
+
+        def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
+            if site.is_cross:
+                seen.watch(q, k)
+                return None
+            if site.layer < self.first_layer:
+                return None
+            size = spatial_size(q.shape[2], run.latent_size)
+            source, targets = self.grounds(seen, size, len(q) // 2)
+            halves = zip(*map(rows.halves, (q, k, v)), strict=True)
+            return torch.cat([self.mutual(*half, source=source, targets=targets) for half in halves])
+
+        return attend
+
+    def grounds(self, seen: _Seen, size: tuple[int, int], count: int) -> tuple[Ground | None, Ground | None]:
+        """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer of `size`; two
+        Nones where nothing is known of them."""
+        if self.masks is not None:
+            source, target = (F.interpolate(self.masks[:, None], size).flatten(1) > 0.5).split(1)
+            return source, target.expand(count - 1, -1)
+        maps = seen.maps()
+        if maps is None:
+            return None, None
+        grounds = F.interpolate(maps[:, None], size).flatten(1) >= self.config.threshold
+        return rows.source(grounds), rows.targets(grounds)
+
+    @staticmethod
+    def mutual(q: Heads, k: Heads, v: Heads, source: Ground | None, targets: Ground | None) -> Heads:
+        """Self-attention of one half in which the targets look at the source."""
+        own = attention(rows.source(q), rows.source(k), rows.source(v))
+        q, k, v = rows.targets(q), *(rows.source(x).expand_as(rows.targets(x)) for x in (k, v))
+        # A mask that holds everything or nothing separates nothing.
+        if source is None or targets is None or source.all() or not source.any():
+            return torch.cat([own, attention(q, k, v)])
+        fore, back = (attention(q, k[:, :, ground], v[:, :, ground]) for ground in (source[0], ~source[0]))
+        return torch.cat([own, torch.where(targets[:, None, :, None], fore, back)])
+
+
+@dataclass
+class _Seen:
+    """Where the prompts' words look, over the layers that one network call has passed."""
+
+    marked: list[list[int]] | None
+    size: tuple[int, int]
+    layers: list[Maps] = field(default_factory=list)
+
+    def watch(self, q: Heads, k: Heads) -> None:
+        """Keep one layer's maps of the marked words, if it has the watched size; mean over heads."""
+        if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
+            return
+        mean = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)
+        looks = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
+        self.layers.append(torch.stack(looks).unflatten(1, self.size))
+
+    def maps(self) -> Maps | None:
+        """One map per prompt in 0…1, or None before the first layer."""
+        return foreground(torch.stack(self.layers).mean(0)) if self.layers else None

@@ -1,0 +1,12 @@
+"""From a picture to the noise maps that guide its edits: one paper, one file.
+
+A trajectory holds the latent of every noise level, from the picture itself (map 0) to the
+noisiest (map T). It is a value: save it, load it, edit it as often as you like.
+"""
+
+from nmg.inversion.base import CONVENTIONS, DDIM
+from nmg.inversion.regularised import Regularised
+from nmg.inversion.trajectory import Trajectory
+from nmg.inversion.walk import bar, invert, rise
+
+__all__ = ["CONVENTIONS", "DDIM", "Regularised", "Trajectory", "bar", "invert", "rise"]

@@ -1,0 +1,70 @@
+"""How an inversion goes up: the noise that it goes along, and the levels that its noise maps lie at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nmg._types import Latents
+from nmg.ddim import Step
+
+
+@dataclass(frozen=True)
+class Rise:
+    """One inversion step: evaluate at `timestep` (where ᾱ is `alpha`), go from level `a_from` up to `a_to`."""
+
+    timestep: int
+    alpha: float
+    a_from: float
+    a_to: float
+
+
+def aligned(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
+    """Going up from z_{k-1} to z_k, ask the network at t_k: the mirror of the sampling step.
+
+    Mokady et al. 2022 (arXiv 2211.09794), section 3.1. Map k lies at the level where step T - k starts.
+    """
+    return [Rise(s.timestep, s.alpha, s.alpha_prev, s.alpha) for s in reversed(down)]
+
+
+def diffusers_018(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
+    """The inverse scheduler of diffusers up to 0.21, which the authors' notebooks run on.
+
+    It evaluates at t_k on the latent of level t_k and steps to t_{k+1}, so that every map lies one
+    level above its index, and the last at the end of the schedule.
+    """
+    alphas = scheduler.alphas_cumprod
+    ratio = len(alphas) // len(down)
+    rises = []
+    for step in reversed(down):
+        above = min(step.timestep + ratio, len(alphas) - 1)
+        rises.append(Rise(step.timestep, step.alpha, step.alpha, float(alphas[above])))
+    return rises
+
+
+CONVENTIONS: dict[str, Callable[[tuple[Step, ...], Any], list[Rise]]] = {
+    "aligned": aligned,
+    "diffusers-0.18": diffusers_018,
+}
+"""Levels of the noise maps by name. With "diffusers-0.18" give `offset=0` too, to reproduce the authors' notebooks."""
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """The noise that the network predicts: Song, Meng & Ermon 2021, arXiv 2010.02502.
+
+    An inversion is a frozen dataclass of its settings; a subclass overrides `noise`.
+    """
+
+    def noise(self, ask: Callable[[Latents], Latents], x: Latents, up: Rise, generator: torch.Generator) -> Latents:
+        """The noise to go up along.
+
+        Args:
+            ask: the network: latents [1, channels, height, width] to the noise that it predicts at `up.timestep`.
+            x: the latent at level `up.a_from`.
+            generator: the only source of chance, seeded once per inversion.
+        """
+        return ask(x)

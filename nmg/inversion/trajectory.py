@@ -1,0 +1,103 @@
+"""A trajectory: the noise maps of one inverted picture, as a value to save, load and edit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nmg._types import Latents
+from nmg.ddim import Step
+from nmg.inversion.base import DDIM
+from nmg.settings import packed, unpacked
+
+FORMAT = "nmg-trajectory-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The noise maps of one inverted picture, and what they were made with.
+
+    Attributes:
+        maps: z*_0 … z*_T, [T + 1, channels, height, width] in fp32; map 0 is the picture.
+        levels: ᾱ of each map, T + 1 numbers, falling.
+        steps: the T denoising steps that lead back, noisiest first.
+        prompt: the source prompt.
+        model: hub id or folder of the model.
+        convention: name of the levels (see `CONVENTIONS`).
+        method: how the noise was predicted on the way up.
+    """
+
+    maps: Float[Tensor, "levels channels height width"]
+    levels: tuple[float, ...]
+    steps: tuple[Step, ...]
+    prompt: str
+    model: str
+    convention: str = "aligned"
+    method: DDIM = DDIM()
+
+    @property
+    def start(self) -> Latents:
+        """The noisiest latent, where sampling begins."""
+        return self.maps[-1:]
+
+    def target(self, step: Step) -> Latents:
+        """The noise map that the source row should reach by `step`: z*_{t-1} if aligned."""
+        k = len(self.steps) - 1 - step.index
+        return self.maps[k : k + 1]
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latent."""
+        return self.maps.shape[-2], self.maps.shape[-1]
+
+    def to(self, device: torch.device | str) -> Trajectory:
+        return dataclasses.replace(self, maps=self.maps.to(device))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the maps and all that describes them to one safetensors file."""
+        described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
+        described["steps"] = [dataclasses.astuple(step) for step in self.steps]
+        described["method"] = packed(self.method)
+        part = f"{os.fspath(path)}.part"
+        save_file(
+            {"maps": self.maps.float().cpu().contiguous()},
+            part,
+            metadata={"format": FORMAT, "trajectory": json.dumps(described)},
+        )
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Trajectory:
+        """Read a trajectory that `save` wrote.
+
+        Raises:
+            FileNotFoundError: without a file at `path`.
+            ValueError: for a file that holds no trajectory.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no trajectory at {os.fspath(path)!r}; make one with `nmg invert`")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(
+                        f"{os.fspath(path)!r} holds no trajectory of this version; make one with `nmg invert`"
+                    )
+                described = json.loads(metadata["trajectory"])
+                maps = file.get_tensor("maps")
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)!r} can't be read ({error}); make it again with `nmg invert`") from error
+        from nmg import inversion
+
+        described["steps"] = tuple(Step(*fields) for fields in described["steps"])
+        described["levels"] = tuple(described["levels"])
+        described["method"] = unpacked(described.get("method", {"method": "DDIM"}), inversion)
+        return cls(maps, **described)

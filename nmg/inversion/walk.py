@@ -1,0 +1,94 @@
+"""The walk up: from a picture to its trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from nmg import images
+from nmg._types import Latents
+from nmg.backbone import Backbone
+from nmg.ddim import Step, steps, transfer
+from nmg.inversion.base import CONVENTIONS, DDIM
+from nmg.inversion.trajectory import Trajectory
+
+
+def invert(
+    pipe: Any,
+    image: Any,
+    prompt: str = "",
+    *,
+    steps: int = 50,
+    size: tuple[int, int] | None = None,
+    method: DDIM | None = None,
+    convention: str = "aligned",
+    offset: int | None = None,
+    progress: bool = True,
+) -> Trajectory:
+    """Invert a picture by DDIM at guidance 1 and keep the latent of every level.
+
+    Args:
+        pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
+        image: whatever `images.load` reads.
+        prompt: the source prompt, what the picture shows.
+        steps: T, the number of DDIM steps.
+        size: width and height in pixels; the model's own if not given.
+        method: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
+        convention: a name in `CONVENTIONS`.
+        offset: overrides the scheduler's `steps_offset`.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError, TypeError: for a prompt, size, number of steps or convention that can't be used.
+    """
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    picture = backbone.prepare(image, size)
+    latents = backbone.encode(images.to_tensor(picture))
+    try:
+        return rise(backbone, latents, prompt, steps, convention, offset, progress, method)
+    finally:
+        backbone.release()
+
+
+@torch.no_grad()
+def rise(
+    backbone: Backbone,
+    latents: Latents,
+    prompt: str,
+    count: int,
+    convention: str = "aligned",
+    offset: int | None = None,
+    progress: bool = False,
+    method: DDIM | None = None,
+) -> Trajectory:
+    """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
+    method = method or DDIM()
+    down = steps(backbone.scheduler, count, offset)
+    rises = CONVENTIONS[convention](down, backbone.scheduler)
+    text = backbone.text([prompt])
+    x = latents.to(backbone.device).float()
+    generator = torch.Generator().manual_seed(getattr(method, "seed", 0))
+
+    maps = [x]
+    for i, up in enumerate(bar(rises, "invert", progress)):
+        step = Step(i, up.timestep, up.alpha, up.a_to)
+        eps = method.noise(lambda z, step=step: backbone.eps(z, step, text), x, up, generator)
+        x = transfer(x, eps, up.a_from, up.a_to)
+        if not x.isfinite().all():
+            raise FloatingPointError(
+                f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
+                "load the pipeline in float32 or bfloat16"
+            )
+        maps.append(x)
+    levels = (rises[0].a_from, *(up.a_to for up in rises))
+    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, method)
+
+
+def bar(items: Iterable, what: str, shown: bool, total: int | None = None) -> Iterable:
+    """`items` behind a progress bar that leaves no line when it is done."""
+    return tqdm(items, what, total, leave=False, disable=not shown, unit="step")

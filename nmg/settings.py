@@ -1,0 +1,64 @@
+"""A method's settings as plain values, and back: for the files that remember them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nmg import images
+
+
+def packed(method: Any) -> dict[str, Any]:
+    """The settings of a method, a frozen dataclass, as values that JSON holds; and its name."""
+    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {"method": type(method).__name__, **{name: _plain(value) for name, value in values.items()}}
+
+
+def unpacked(values: dict[str, Any], module: Any) -> Any:
+    """The method that `packed` described, out of a module's public names.
+
+    Raises:
+        ValueError: for a method that the module does not have.
+    """
+    values = {key: _restored(value) for key, value in values.items()}
+    name = values.pop("method")
+    if name not in module.__all__:
+        raise ValueError(f"this version has no method {name!r}; it has {', '.join(module.__all__)}")
+    for key, value in values.items():
+        if isinstance(value, dict) and "method" in value:
+            values[key] = unpacked(value, module)
+    return getattr(module, name)(**values)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "described"):
+        return _plain(value.described())
+    if isinstance(value, Image.Image | np.ndarray | Tensor):
+        return _pictured(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return packed(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _restored(value: Any) -> Any:
+    """JSON's lists as the tuples that they were, and pictures as pictures."""
+    if isinstance(value, list):
+        return tuple(map(_restored, value))
+    if isinstance(value, dict) and set(value) == {"png"}:
+        return Image.open(io.BytesIO(base64.b64decode(value["png"])))
+    return {key: _restored(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _pictured(value: Any) -> dict[str, str]:
+    """A picture or mask as PNG in text."""
+    buffer = io.BytesIO()
+    images.load(value).save(buffer, format="PNG", optimize=True)
+    return {"png": base64.b64encode(buffer.getvalue()).decode()}
