@@ -12,6 +12,7 @@ from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero
 from nmg.guidance import CFG, NoiseMap
 from nmg.inversion import DDIM, Regularised, Trajectory, invert
 from nmg.sampling import Edit, denoise, edit, prepare
+from nmg.watching import Watching
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ __all__ = [
     # guidance: how the source is kept on its path
     "CFG", "NoiseMap",
     # editors: what the targets take from the source
-    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection",
+    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "Watching",
     # the parts, to build on
     "Backbone", "Step", "denoise", "prepare", "steps", "transfer",
 ]  # fmt: skip

@@ -5,31 +5,37 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import warnings
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import nmg
-from nmg.editors import Editor, LocalBlend, PromptToPrompt
+from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import CFG
 from nmg.guidance.noise_map import ENERGIES
-from nmg.inversion import CONVENTIONS, Trajectory
+from nmg.inversion import CONVENTIONS, DDIM, Regularised, Trajectory
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import Scene, parse, parse_changes
 from nmg.recipe import Recipe, digest
 
+INVERSIONS = {"ddim": DDIM(), "regularised": Regularised()}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 DESCRIPTION = """\
-Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024) and Prompt-to-Prompt.
+Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024), by Prompt-to-Prompt, MasaCtrl or pix2pix-zero.
 
 Without a GPU the bundled model runs, which knows a drawn world of animals and cars:
 
   nmg edit scene:7 --change colour=blue
+  nmg edit scene:7 --change pose=jumping --editor masactrl
+  nmg edit scene:7,kind=cat --editor pix2pix-zero --direction cat dog
   nmg edit photo.png --source "a cat sitting in the forest" --target "a dog sitting in the forest"
 
 With CUDA the default is Stable Diffusion 1.4; --model takes any Stable Diffusion 1 or 2 by hub id or folder:
@@ -77,7 +83,9 @@ def _edit_command(commands: Any) -> None:
         metavar="FACTOR=VALUE",
         help="for a scene: the target prompt with a factor changed, such as place=beach",
     )
-    edit.add_argument("--negative", default="", metavar="PROMPT", help="prompt of the null half")
+    edit.add_argument(
+        "--negative", metavar="PROMPT", help="prompt of the null half (default: empty; pix2pix-zero: the source's)"
+    )
     edit.add_argument("--trajectory", metavar="FILE", help="edit a trajectory of `nmg invert` instead of IMAGE's")
     edit.add_argument(
         "--out",
@@ -140,6 +148,13 @@ def _picture(p: argparse.ArgumentParser) -> None:
     p.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file, or scene:SEED of the bundled world")
     p.add_argument("--source", metavar="PROMPT", help="what the picture shows (a scene brings its own caption)")
     p.add_argument(
+        "--caption",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="instead of --source: let a captioning model describe the picture (BLIP, or a hub id or folder)",
+    )
+    p.add_argument(
         "--model",
         help=f"hub id, folder, or {menagerie.NAME} (default: Stable Diffusion 1.4 with CUDA, else {menagerie.NAME})",
     )
@@ -147,6 +162,7 @@ def _picture(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
     p.add_argument("--steps", type=int, help="DDIM steps (default: 50)")
     p.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="in pixels (default: the model's own)")
+    p.add_argument("--inversion", choices=INVERSIONS, help="regularised is pix2pix-zero's (default: ddim)")
     p.add_argument("--convention", choices=CONVENTIONS, help="of the inversion (default: aligned)")
     p.add_argument("--offset", type=int, help="the schedule's steps_offset (default: the model's)")
 
@@ -173,31 +189,26 @@ def _guidance(p: argparse.ArgumentParser) -> None:
 
 
 def _editor(p: argparse.ArgumentParser) -> None:
-    g = p.add_argument_group("editor: what the edit takes from the source")
-    g.add_argument(
-        "--editor", choices=("prompt-to-prompt", "none"), default="prompt-to-prompt", help="(default: %(default)s)"
-    )
+    p.add_argument("--editor", choices=EDITORS, default="prompt-to-prompt", help="(default: %(default)s)")
+    g = p.add_argument_group("--editor prompt-to-prompt: words look where they looked in the source")
     g.add_argument(
         "--mode", choices=("replace", "refine"), help="default: replace for prompts of equally many words, else refine"
     )
     g.add_argument(
         "--cross-replace",
         type=float,
-        default=0.8,
         metavar="F",
-        help="share of the steps in which words look where they looked in the source (default: %(default)s)",
+        help="share of the steps in which words look where they looked in the source (default: 0.8)",
     )
     g.add_argument(
         "--self-replace",
         type=float,
-        default=0.6,
         metavar="F",
-        help="share of the steps in which the layout is the source's (default: %(default)s)",
+        help="share of the steps in which the layout is the source's (default: 0.6)",
     )
     g.add_argument(
         "--weight",
         action="append",
-        default=[],
         type=_weight,
         metavar="WORD=FACTOR",
         help="strengthen or weaken a word of the target; repeatable",
@@ -209,7 +220,35 @@ def _editor(p: argparse.ArgumentParser) -> None:
         help="restrict the edit to the places of words: the source's, then one per target",
     )
     g.add_argument("--subtract", nargs="+", metavar="WORDS", help="words whose places are taken out of the blend")
-    g.add_argument("--threshold", type=float, default=0.3, help="of the blend's mask (default: %(default)s)")
+
+    g = p.add_argument_group("--editor masactrl: another pose or viewpoint, the same look")
+    g.add_argument("--start-step", type=int, metavar="N", help="first step of mutual self-attention (default: 4)")
+    g.add_argument(
+        "--start-layer",
+        type=int,
+        metavar="N",
+        help="its first self-attention layer (default: 10 of 16, as deep elsewhere)",
+    )
+    g.add_argument(
+        "--foreground",
+        nargs="+",
+        metavar="WORDS",
+        help="find the foreground by words: the source's, then one per target",
+    )
+    g.add_argument("--source-mask", metavar="FILE", help="the source's foreground, white on black")
+    g.add_argument("--target-mask", metavar="FILE", help="the targets' foreground")
+
+    g = p.add_argument_group("--editor pix2pix-zero: move the text along a direction")
+    g.add_argument(
+        "--direction",
+        nargs="+",
+        metavar="FROM TO",
+        help="two words, phrases or .txt files of sentences; or one saved direction (default: the prompts' difference)",
+    )
+    g.add_argument("--amount", type=float, metavar="A", help="of cross-attention guidance (default: 0.15)")
+
+    g = p.add_argument_group("--editor prompt-to-prompt and masactrl")
+    g.add_argument("--threshold", type=float, help="of the blend's mask (default: 0.3) or of the foreground's (0.1)")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -247,8 +286,12 @@ def run_edit(arguments: argparse.Namespace) -> None:
     editor, (image, source, targets) = _editor_of(arguments), _inputs(arguments)
     trajectory = Trajectory.load(arguments.trajectory) if arguments.trajectory else None
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
+    source, targets = (
+        _described(arguments, pipe, image, source),
+        targets or _targets_of(editor, trajectory.prompt if trajectory else source),
+    )
     guidance = _guidance_of(arguments, pipe)
-    _note_words(pipe, [source or "", *targets])
+    _note_words(pipe, [source or "", *arguments.target])
     result = nmg.edit(
         pipe,
         trajectory or image,
@@ -259,6 +302,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         size=arguments.size,
         negative=arguments.negative,
+        inversion=INVERSIONS.get(arguments.inversion),
         convention=arguments.convention,
         offset=arguments.offset,
     )
@@ -291,7 +335,8 @@ def _recipe(
         steps=len(trajectory.steps),
         width=width,
         height=height,
-        negative=arguments.negative,
+        negative=editor.negative(trajectory.prompt) if arguments.negative is None else arguments.negative,
+        inversion=trajectory.method,
         convention=trajectory.convention,
         offset=_offset(backbone, trajectory),
         dtype=str(pipe.unet.dtype).removeprefix("torch."),
@@ -311,7 +356,9 @@ def run_invert(arguments: argparse.Namespace) -> None:
     image, source, _ = _inputs(arguments)
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     steps = 50 if arguments.steps is None else arguments.steps
-    options = {"steps": steps, "size": arguments.size, "offset": arguments.offset}
+    source = _described(arguments, pipe, image, source)
+    method = INVERSIONS.get(arguments.inversion)
+    options = {"steps": steps, "size": arguments.size, "method": method, "offset": arguments.offset}
     nmg.invert(pipe, image, source or "", convention=arguments.convention or "aligned", **options).save(out)
     print(out)
 
@@ -343,6 +390,7 @@ def run_replay(arguments: argparse.Namespace) -> None:
         steps=recipe.steps,
         size=picture.size,
         negative=recipe.negative,
+        inversion=recipe.inversion,
         convention=recipe.convention,
         offset=recipe.offset,
     )
@@ -386,11 +434,37 @@ def _inputs(arguments: argparse.Namespace) -> tuple[Any, str | None, list[str]]:
         targets += [caption(scene.edit(**changes))] if changes else []
     if not trajectory and arguments.image is None:
         raise ValueError("IMAGE is missing; give a picture file, or scene:SEED of the bundled world")
-    if not trajectory and source is None:
-        raise ValueError('--source is missing; say what the picture shows, such as --source "a photo of a cat"')
-    if arguments.command == "edit" and not targets:
+    if arguments.caption is not None and (arguments.source or trajectory):
+        raise ValueError("--caption writes the source prompt, which is given already; leave one of the two out")
+    if not trajectory and source is None and arguments.caption is None:
+        raise ValueError(
+            '--source is missing; say what the picture shows, such as --source "a photo of a cat", or give --caption'
+        )
+    if arguments.command == "edit" and not targets and not arguments.direction:
         warnings.warn("no --target is given, so this writes the reconstruction", stacklevel=2)
     return _opened(arguments.image), source, targets
+
+
+def _described(arguments: argparse.Namespace, pipe: Any, image: Any, source: str | None) -> str | None:
+    """The source prompt, by the captioning model if that was asked for."""
+    if arguments.caption is None:
+        return source
+    from nmg import captioning
+
+    source = captioning.describe(pipe, image, *([arguments.caption] if arguments.caption else []))
+    print(f"nmg: the picture is captioned {source!r}", file=sys.stderr)
+    return source
+
+
+def _targets_of(editor: Editor, source: str | None) -> list[str]:
+    """A name for the target of a direction, where no target prompt is given: the source's with the words exchanged."""
+    if not isinstance(editor, Pix2PixZero) or not isinstance(editor.direction, str | tuple):
+        return []
+    if isinstance(editor.direction, str):
+        return [f"{source}, {Path(editor.direction).stem}"]
+    here, there = (str(side) for side in editor.direction)
+    changed = re.sub(rf"\b{re.escape(here)}\b", lambda match: there, source or "", count=1)
+    return [changed if changed != source else f"{source}, {there}"]
 
 
 def _model(arguments: argparse.Namespace) -> str | None:
@@ -446,17 +520,57 @@ def _guidance_of(arguments: argparse.Namespace, pipe: Any) -> CFG:
 
 
 def _editor_of(arguments: argparse.Namespace) -> Editor:
-    """Editor by its options."""
-    if arguments.editor == "none":
-        return Editor()
-    if arguments.subtract and not arguments.blend:
-        raise ValueError("--subtract needs --blend: give the words that the edit is restricted to")
-    blend = None
-    if arguments.blend:
-        subtract = tuple(arguments.subtract) if arguments.subtract else None
-        blend = LocalBlend(tuple(arguments.blend), subtract, arguments.threshold)
-    weights = dict(arguments.weight)
-    return PromptToPrompt(arguments.mode, arguments.cross_replace, arguments.self_replace, weights, blend)
+    """Editor by its options.
+
+    Raises:
+        ValueError: for an option of another editor, and as the editors do.
+    """
+    given = {name: v for name in sorted({*chain(*OPTIONS.values())}) if (v := getattr(arguments, name)) is not None}
+    for name in given:
+        if name not in OPTIONS[arguments.editor]:
+            owners = " or ".join(editor for editor, options in OPTIONS.items() if name in options)
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --editor {owners}, not to {arguments.editor}")
+    return EDITORS[arguments.editor](given)
+
+
+def _prompt_to_prompt(given: dict[str, Any]) -> Editor:
+    blend, subtract, threshold = (given.pop(name, None) for name in ("blend", "subtract", "threshold"))
+    if (subtract or threshold is not None) and not blend:
+        name = "--subtract" if subtract else "--threshold"
+        raise ValueError(f"{name} needs --blend: give the words that the edit is restricted to")
+    if blend:
+        subtract = tuple(subtract) if subtract else None
+        given["local_blend"] = LocalBlend(tuple(blend), subtract, 0.3 if threshold is None else threshold)
+    return PromptToPrompt(weights=dict(given.pop("weight", ())), **given)
+
+
+def _masactrl(given: dict[str, Any]) -> Editor:
+    words = given.pop("foreground", None)
+    for name in given.keys() & {"source_mask", "target_mask"}:
+        given[name] = str(Path(given[name]).resolve())
+    return MasaCtrl(words=tuple(words) if words else None, **given)
+
+
+def _pix2pix_zero(given: dict[str, Any]) -> Editor:
+    direction = given.pop("direction", None)
+    if direction is not None and len(direction) > 2:
+        raise ValueError(f"--direction takes two sides or one file, got {len(direction)}: put phrases in quotes")
+    return Pix2PixZero(direction[0] if direction and len(direction) == 1 else direction and tuple(direction), **given)
+
+
+EDITORS: dict[str, Callable[[dict[str, Any]], Editor]] = {
+    "prompt-to-prompt": _prompt_to_prompt,
+    "masactrl": _masactrl,
+    "pix2pix-zero": _pix2pix_zero,
+    "none": lambda given: Editor(),
+}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "prompt-to-prompt": ("mode", "cross_replace", "self_replace", "weight", "blend", "subtract", "threshold"),
+    "masactrl": ("start_step", "start_layer", "foreground", "source_mask", "target_mask", "threshold"),
+    "pix2pix-zero": ("direction", "amount"),
+    "none": (),
+}
+"""The options that each editor takes."""
 
 
 def _offset(backbone: nmg.Backbone, trajectory: Trajectory) -> int | None:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from nmg import editors, guidance
+from nmg import editors, guidance, inversion
 from nmg.editors import Editor
 from nmg.guidance import CFG
+from nmg.inversion import DDIM
+from nmg.settings import packed, unpacked
 
 KEY = "nmg"
 """Keyword of the PNG text chunk."""

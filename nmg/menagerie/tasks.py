@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nmg.editors import Editor, PromptToPrompt
+from nmg.editors import Editor, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.scene import FACTORS, Scene
 
@@ -72,9 +72,13 @@ TASKS = {
             {"style": "plain"},
             ("oil painting", "pencil sketch", "at night"),
         ),
+        Task("viewpoint alteration", "view", MasaCtrl()),
+        Task("pose modification", "pose", MasaCtrl(), {"kind": "cat"}),
+        Task("cat to dog", "kind", Pix2PixZero(("cat", "dog")), {"kind": "cat"}, ("dog",)),
+        Task("dog to cat", "kind", Pix2PixZero(("dog", "cat")), {"kind": "dog"}, ("cat",)),
     )
 }
-"""The five tasks of Prompt-to-Prompt, by the paper's names."""
+"""The tasks of the paper, by its names: five of Prompt-to-Prompt, two of MasaCtrl, two of pix2pix-zero."""
 
 EXAMPLES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
     ("object swap", Scene("cat", "orange", "forest", seed=TEST_SEEDS), {"kind": "fox"}),
