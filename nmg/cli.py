@@ -18,7 +18,7 @@ import torch
 import nmg
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import CFG
-from nmg.guidance.noise_map import ENERGIES
+from nmg.guidance.noise_map import ENERGIES, LEVELS
 from nmg.inversion import CONVENTIONS, DDIM, Regularised, Trajectory
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
@@ -184,6 +184,13 @@ def _guidance(p: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S_T",
         help="classifier-free guidance (default: 10; 7.5 without noise maps; 4 on the bundled model)",
+    )
+    g.add_argument(
+        "--level",
+        choices=LEVELS,
+        default="end",
+        help="noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does "
+        "(default: %(default)s)",
     )
     g.add_argument("--energy", choices=ENERGIES, default="l1", help="distance to the noise maps (default: %(default)s)")
 
@@ -516,6 +523,7 @@ def _guidance_of(arguments: argparse.Namespace, pipe: Any) -> CFG:
         gradient_scale=arguments.gradient_scale,
         text_scale=arguments.text_scale,
         energy=arguments.energy,
+        level=arguments.level,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from nmg import images
-from nmg.editors import Editor, LocalBlend, PromptToPrompt
+from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.tasks import EXAMPLES, TASKS
@@ -34,21 +34,59 @@ class Example:
 
 
 def prompt_to_prompt(pipe: Any, folder: str | Path = "images") -> dict[str, Example]:
-    """An example of each of the paper's five tasks, for the loaded model.
+    """An example of each of the paper's five tasks of Prompt-to-Prompt, for the loaded model.
 
     Args:
         pipe: a loaded pipeline; the bundled model gets scenes, any other photographs.
         folder: where the photographs lie.
     """
-    return _scenes() if menagerie.describe(pipe) else _photographs(Path(folder))
+    return _scenes(PromptToPrompt) if menagerie.describe(pipe) else _photographs(Path(folder))
 
 
-def _scenes() -> dict[str, Example]:
+def masactrl(pipe: Any, folder: str | Path = "images") -> dict[str, Example]:
+    """An example of viewpoint alteration and of pose modification; see `prompt_to_prompt`."""
+    if menagerie.describe(pipe):
+        return _scenes(MasaCtrl)
+    woman, cat = (images.load(Path(folder) / f"{name}.png") for name in ("astronaut", "chelsea"))
+    suit, blanket = "a photo of a woman in a space suit", "a photo of a cat {} on a blanket"
+    return {
+        "viewpoint alteration": Example(woman, f"{suit}, front view", f"{suit}, side view", MasaCtrl()),
+        "pose modification": Example(cat, blanket.format("lying"), blanket.format("sitting"), MasaCtrl()),
+    }
+
+
+def pix2pix_zero(pipe: Any, folder: str | Path = "images", dog: Any = None) -> dict[str, Example]:
+    """An example of cat → dog and of dog → cat; see `prompt_to_prompt`.
+
+    Args:
+        dog: a photograph of a dog; if not given, `dog.png` in the folder, or a picture that the model draws.
+    """
+    if menagerie.describe(pipe):
+        return _scenes(Pix2PixZero)
+    cat = images.load(Path(folder) / "chelsea.png")
+    if dog is None:
+        dog = Path(folder) / "dog.png"
+        dog = dog if dog.is_file() else _drawn(pipe, "a photo of a dog on the grass")
+    return {
+        "cat to dog": Example(cat, "a photo of a cat", "a photo of a dog", Pix2PixZero(("cat", "dog"))),
+        "dog to cat": Example(dog, "a photo of a dog", "a photo of a cat", Pix2PixZero(("dog", "cat"))),
+    }
+
+
+def _drawn(pipe: Any, prompt: str) -> Image.Image:
+    from nmg.pipelines import generate
+
+    return images.to_pil(generate(pipe, [prompt]))[0]
+
+
+def _scenes(kind: type[Editor]) -> dict[str, Example]:
+    """The first example of each task of a kind of editor."""
     examples: dict[str, Example] = {}
     for name, scene, change in EXAMPLES:
-        truth = scene.edit(**change).render()
-        example = Example(scene.render(), *prompt_pair(scene, **change), TASKS[name].editor, truth)
-        examples.setdefault(name, example)
+        if isinstance(TASKS[name].editor, kind):
+            truth = scene.edit(**change).render()
+            example = Example(scene.render(), *prompt_pair(scene, **change), TASKS[name].editor, truth)
+            examples.setdefault(name, example)
     return examples
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,15 +117,53 @@ def straying(trajectory: Any, values: list[float]) -> Any:
     return callback
 
 
-def attention(picture: Image.Image, maps: Tensor, words: Sequence[str], inch: float = 1.6) -> Figure:
-    """Where each word looks: maps [words, height, width] laid over the picture."""
-    cells: list[Picture] = [picture]
-    for values in maps.detach().float().cpu():
-        weights = Image.fromarray((255 * values / values.max().clamp_min(1e-12)).byte().numpy())
-        weights = weights.resize(picture.size, Image.Resampling.BICUBIC)
-        dim = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size, (18, 18, 40)), 0.75)
-        cells.append(Image.composite(picture.convert("RGB"), dim, weights))
-    return sheet([cells], ["source", *words], inch=inch)
+def attention(picture: Image.Image, maps: Sequence[Tensor] | Tensor, words: Sequence[str], inch: float = 1.6) -> Figure:
+    """Where each word looks: one map [height, width] per word, laid over the picture."""
+    return sheet([[picture, *(lit(picture, values) for values in maps)]], ["source", *words], inch=inch)
+
+
+def lit(picture: Image.Image, values: Tensor) -> Image.Image:
+    """A picture in the light of a map [height, width], whose largest value leaves it as it is."""
+    values = values.detach().float().cpu().clamp_min(0)
+    weights = Image.fromarray((255 * values / values.max().clamp_min(1e-12)).byte().numpy())
+    picture = picture.convert("RGB")
+    weights = weights.resize(picture.size, Image.Resampling.BICUBIC)
+    dim = Image.blend(picture, Image.new("RGB", picture.size, (18, 18, 40)), 0.75)
+    return Image.composite(picture, dim, weights)
+
+
+def masks(
+    pictures: Sequence[Image.Image], maps: Sequence[Tensor], threshold: float, masked: Image.Image | None = None
+) -> Figure:
+    """The foreground of the source and of its edit: where a word's map [height, width] reaches over a share of its range.
+
+    Args:
+        pictures, maps: the source's, then the edit's.
+        threshold: the share.
+        masked: the edit made with these masks, if there is one.
+    """
+    cells: list[Picture] = []
+    for picture, values in zip(pictures, maps, strict=True):
+        spread = (values - values.min()) / (values.max() - values.min()).clamp_min(1e-12)
+        mask = Image.fromarray((255 * (spread >= threshold)).byte().cpu().numpy())
+        mask = mask.resize(picture.size, Image.Resampling.NEAREST)
+        cells += [picture, Image.composite(picture, Image.new("RGB", picture.size, (18, 18, 40)), mask)]
+    columns = ["source", "its foreground", "edit", "its foreground"]
+    return sheet([[*cells, masked]] if masked else [cells], columns + ["edit with masks"] * bool(masked))
+
+
+def compared(source: Image.Image, results: Mapping[str, Any], example: Any = None) -> Figure:
+    """A source, and the reconstruction and the edit by each of several methods, which name the columns; with the true
+    counterfactual where the example has one."""
+    rebuilt: list[Picture] = [source, *(result.reconstruction for result in results.values())]
+    edits: list[Picture] = [None, *(result.pictures[0] for result in results.values())]
+    columns, title = ["source", *results], ""
+    if example is not None:
+        title = f"{example.source}\n→  {example.target}"
+        if example.truth is not None:
+            rebuilt, edits = [*rebuilt, None], [*edits, example.truth]
+            columns.append("true counterfactual")
+    return sheet([rebuilt, edits], columns, ["reconstruction", "edit"], title=title)
 
 
 def edited(example: Any, result: Any) -> Figure:

@@ -273,18 +273,8 @@ def editing(case: Case, verdict: Verdict) -> None:
 
 def masactrl_editing(case: Case, verdict: Verdict) -> None:
     p, run = case.params, run_of(case, case.params["prompts"])
-    # Their noise maps are indexed one later than the level that a step ends at.
-    later = dataclasses.replace(run, trajectory=Later(**vars(run.trajectory)))
-    watch_run(case, verdict, later, guidance_of(case, later), MasaCtrl(p["STEP"], p["LAYER"]))
-
-
-@dataclass(frozen=True, eq=False)
-class Later(Trajectory):
-    """A trajectory whose step i is compared with the map at index -1 - i, where that step starts."""
-
-    def target(self, step: Step) -> Tensor:
-        k = len(self.steps) - step.index
-        return self.maps[k : k + 1]
+    guidance = dataclasses.replace(guidance_of(case, run), level="start")
+    watch_run(case, verdict, run, guidance, MasaCtrl(p["STEP"], p["LAYER"]))
 
 
 def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
@@ -735,7 +725,7 @@ def test_what_the_authors_recorded_comes_out_again(case, report):
 
 def test_a_neighbouring_noise_map_would_be_noticed(monkeypatch):
     case = Case.read(HERE / "reference" / "s_recon_l2_10" / "case.json")
-    monkeypatch.setattr(Trajectory, "target", lambda self, step: self.maps[len(self.steps) - step.index][None])
+    monkeypatch.setitem(noise_map.LEVELS, "end", Trajectory.origin)
     verdict = Verdict(case)
     reconstruction(case, verdict)
     with pytest.raises(AssertionError, match="latents: rms"):

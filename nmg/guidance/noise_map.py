@@ -13,6 +13,7 @@ from nmg import rows
 from nmg._types import Latents, TextEmbeddings
 from nmg.ddim import Step, transfer
 from nmg.guidance.base import CFG
+from nmg.inversion import Trajectory
 from nmg.run import Run
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
@@ -24,6 +25,9 @@ ENERGIES = {
     "smooth_l1": lambda a, b: F.smooth_l1_loss(a, b, reduction="sum", beta=1e-4),
 }
 """Distances between a latent and a noise map, summed, so that half precision sees gradients of unit size."""
+
+LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
+"""The noise map that a step is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +47,25 @@ class NoiseMap(CFG):
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
+        level: "end" compares with the noise map of the level that the step ends at; "start" with that of the level it starts
+            at, one later, as the authors' MasaCtrl does.
 
     Raises:
-        ValueError: for an unknown energy or a scale that is not finite.
+        ValueError: for an unknown energy or level, or a scale that is not finite.
     """
 
     noise_map_scale: float = 10.0
     gradient_scale: float = 5000.0
     text_scale: float = 10.0
     energy: str = "l1"
+    level: str = "end"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.energy not in ENERGIES:
             raise ValueError(f"energy={self.energy!r} is unknown; {', '.join(ENERGIES)} work")
+        if self.level not in LEVELS:
+            raise ValueError(f"level={self.level!r} is unknown; {', '.join(LEVELS)} work")
 
     @property
     def strength(self) -> float:
@@ -71,7 +80,7 @@ class NoiseMap(CFG):
 
     def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
         """∂L/∂z_t through the network, and the null noise e_∅; no hook is active in this call."""
-        target = run.trajectory.target(step).clone()
+        target = LEVELS[self.level](run.trajectory, step).clone()
 
         def energy(z: Latents, eps: Latents) -> Tensor:
             return ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)

@@ -53,6 +53,11 @@ class Trajectory:
         k = len(self.steps) - 1 - step.index
         return self.maps[k : k + 1]
 
+    def origin(self, step: Step) -> Latents:
+        """The noise map that `step` starts at: z*_t if aligned."""
+        k = len(self.steps) - step.index
+        return self.maps[k : k + 1]
+
     @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latent."""

@@ -7,7 +7,12 @@ scenes it was taken.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
 from nmg.menagerie import card
 from nmg.menagerie.captions import caption
-from nmg.menagerie.model import FOLDER, SCALES
+from nmg.menagerie.model import FOLDER, SCALES, load_classifier
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import FACTORS, Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
@@ -58,17 +63,14 @@ def autoencoder(backbone: Backbone, classifier: FactorClassifier, count: int) ->
 
 def generation(pipe: Any, classifier: FactorClassifier, count: int, scale: float) -> dict[str, Any]:
     """Whether pictures sampled from held-out captions read back as captioned (50 DDIM steps, seeded)."""
-    from diffusers import StableDiffusionPipeline
+    from nmg.pipelines import generate
 
     scenes = [Scene.sample(TEST_SEEDS + i) for i in range(count)]
-    sampler = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
-    sampler.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     pictures = []
     for start in tqdm(range(0, count, 16), "generate"):
         prompts = [caption(scene) for scene in scenes[start : start + 16]]
-        options = {"guidance_scale": scale, "num_inference_steps": 50, "generator": generator, "output_type": "pt"}
-        pictures.append(sampler(prompts, **options).images.float().cpu())
+        pictures.append(generate(pipe, prompts, generator, scale))
     return {"captions": count, "guidance": scale, "accuracy": accuracy(classifier, torch.cat(pictures), scenes)}
 
 
@@ -89,39 +91,82 @@ def reconstruction(
 
 def edits(
     backbone: Backbone,
-    classifier: FactorClassifier,
     count: int,
     guidances: dict[str, CFG],
     first_seed: int = TEST_SEEDS,
     steps: int = 50,
-    tasks: dict = TASKS,
+    tasks: Sequence[str] = tuple(TASKS),
+    workers: int = 1,
+    classifier: Path = FOLDER,
 ) -> dict[str, Any]:
     """Edits of every task under every guidance, next to the identity and to the ceiling.
 
     Success is the share of edits whose changed factor reads as the target's; PSNR is to the exact counterfactual.
     The identity returns the source; the ceiling is the autoencoder's picture of the truth.
+
+    Args:
+        workers: processes of one thread each, which load the model again.
+        classifier: folder of the factor classifier.
     """
-    report = {}
-    for task in tasks.values():
-        outcomes: dict[str, list[tuple[float, bool]]] = {name: [] for name in ("identity", "ceiling", *guidances)}
-        for scene, target in tqdm(list(task.scenes(first_seed, count)), task.name):
-            source_prompt, target_prompt = task.prompts(scene, target)
-            truth = pixels([target])
-            trajectory = nmg.invert(backbone, scene.render(), source_prompt, steps=steps, progress=False)
-            results = {"identity": pixels([scene]), "ceiling": backbone.decode(backbone.encode(truth)).cpu()}
-            for name, guidance in guidances.items():
-                edited = nmg.edit(
-                    backbone, trajectory, targets=[target_prompt], guidance=guidance, editor=task.editor, progress=False
-                )
-                results[name] = images.to_tensor(edited.pictures[0])
-            for name, picture in results.items():
-                read = classifier.read(2 * picture - 1)[0][task.factor]
-                outcomes[name].append((metrics.psnr(picture, truth).item(), read == getattr(target, task.factor)))
-        report[task.name] = {
-            name: {"psnr": sum(p for p, _ in rows) / count, "success": sum(s for _, s in rows) / count}
-            for name, rows in outcomes.items()
+    options: dict[str, Any] = {
+        "guidances": guidances,
+        "first_seed": first_seed,
+        "steps": steps,
+        "classifier": classifier,
+    }
+    measure = functools.partial(measured, **options)
+    items = [(task, i) for task in tasks for i in range(count)]
+    if workers == 1:
+        found = [measure(item, backbone) for item in tqdm(items, "edit")]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+            found = list(tqdm(pool.map(functools.partial(measure, backbone=backbone.name), items), "edit", len(items)))
+    report: dict[str, Any] = {}
+    for task in tasks:
+        rows = [outcome for (name, _), outcome in zip(items, found, strict=True) if name == task]
+        report[task] = {
+            method: {
+                "psnr": sum(row[method][0] for row in rows) / count,
+                "success": sum(row[method][1] for row in rows) / count,
+            }
+            for method in rows[0]
         }
     return {"scenes": count, "steps": steps, "tasks": report}
+
+
+def measured(
+    item: tuple[str, int],
+    backbone: Backbone | str,
+    guidances: dict[str, CFG],
+    first_seed: int,
+    steps: int,
+    classifier: Path = FOLDER,
+) -> dict[str, tuple[float, bool]]:
+    """PSNR to the truth and success of one scene's edits: by each guidance, by doing nothing, and at the ceiling."""
+    (name, index), backbone = item, _loaded(backbone) if isinstance(backbone, str) else backbone
+    task = TASKS[name]
+    ((scene, target),) = task.scenes(first_seed + index, 1)
+    source_prompt, target_prompt = task.prompts(scene, target)
+    truth = pixels([target])
+    trajectory = nmg.invert(backbone, scene.render(), source_prompt, steps=steps, progress=False)
+    results = {"identity": pixels([scene]), "ceiling": backbone.decode(backbone.encode(truth)).cpu()}
+    for method, guidance in guidances.items():
+        options: dict[str, Any] = {"guidance": guidance, "editor": task.editor, "progress": False}
+        edited = nmg.edit(backbone, trajectory, targets=[target_prompt], **options)
+        results[method] = images.to_tensor(edited.pictures[0])
+    outcomes = {}
+    for method, picture in results.items():
+        read = load_classifier(classifier).read(2 * picture - 1)[0][task.factor]
+        outcomes[method] = metrics.psnr(picture, truth).item(), read == getattr(target, task.factor)
+    return outcomes
+
+
+@functools.cache
+def _loaded(model: str) -> Backbone:
+    from nmg.pipelines import load
+
+    return Backbone(load(model, device="cpu"))
 
 
 def bundled_guidances() -> dict[str, CFG]:
@@ -141,16 +186,22 @@ def bundled_noise_map(text_scale: float | None = None) -> NoiseMap:
     return NoiseMap(**SCALES if text_scale is None else {**SCALES, "text_scale": text_scale})
 
 
-def evaluate(pipe: Any, classifier: FactorClassifier, scenes: int = 32, captions: int = 64) -> dict[str, Any]:
-    """Every measurement of the model card."""
-    backbone, guidances = Backbone(pipe), bundled_guidances()
+def evaluate(pipe: Any, folder: Path, scenes: int = 32, captions: int = 64, workers: int = 1) -> dict[str, Any]:
+    """Every measurement of the model card.
+
+    Args:
+        folder: of the factor classifier.
+        scenes: held-out scenes, for each task of editing too.
+        workers: processes that edit.
+    """
+    backbone, classifier, guidances = Backbone(pipe), load_classifier(folder), bundled_guidances()
     edited = {"DDIM": CFG(SCALES["text_scale"]), "NMG": bundled_noise_map()}
     return {
         "scales": SCALES,
         "autoencoder": autoencoder(backbone, classifier, 16 * scenes),
         "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
-        "edits": edits(backbone, classifier, max(1, scenes // 3), edited),
+        "edits": edits(backbone, scenes, edited, workers=workers, classifier=folder),
     }
 
 
@@ -175,13 +226,13 @@ def sample(tensor: Tensor) -> list[float]:
     return [*values.tolist(), tensor.mean().item(), tensor.std().item()]
 
 
-def write_report(folder: Path, scenes: int = 32) -> None:
+def write_report(folder: Path, scenes: int = 32, workers: int = 1) -> None:
     """Measure the model in `folder` and write report.json, golden.json and the model card beside it."""
     from nmg.pipelines import load
 
-    pipe, classifier = load(str(folder), dtype=torch.float32), FactorClassifier.load(folder / "classifier.safetensors")
+    pipe = load(str(folder), dtype=torch.float32)
     (folder / "golden.json").write_text(json.dumps(golden(Backbone(pipe))))
-    report = evaluate(pipe, classifier, scenes, 2 * scenes)
+    report = evaluate(pipe, folder, scenes, 2 * scenes, workers)
     (folder / "report.json").write_text(json.dumps(report, indent=2))
     training = json.loads((folder / "training.json").read_text())
     (folder / "README.md").write_text(card.write(training, report))
@@ -196,10 +247,11 @@ def main() -> None:
         "--scenes",
         type=int,
         default=32,
-        help="held-out scenes per measurement, a third of them per editing task (default: %(default)s)",
+        help="held-out scenes per measurement and editing task (default: %(default)s)",
     )
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that edit (default: the cores)")
     arguments = p.parse_args()
-    write_report(arguments.model, arguments.scenes)
+    write_report(arguments.model, arguments.scenes, arguments.workers)
     print(arguments.model / "README.md")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ SCALES: dict[str, Any] = {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "te
 """Scales chosen on validation scenes (see the model card); the paper's belong to Stable Diffusion 1.4."""
 
 
-def load_classifier() -> FactorClassifier:
-    """The factor classifier that belongs to the bundled world."""
-    return FactorClassifier.load(FOLDER / "classifier.safetensors")
+@functools.cache
+def load_classifier(folder: Path = FOLDER) -> FactorClassifier:
+    """The factor classifier of the bundled world, or another that training wrote."""
+    return FactorClassifier.load(folder / "classifier.safetensors")
 
 
 def unknown_words(prompt: str) -> list[str]:
