@@ -113,9 +113,7 @@ def main() -> None:
         "seconds_per_step": round(seconds, 3),
         "peak_gib": round(peak(device) / 2**30, 2),
         "peak_gib_before_sampling": round(loaded / 2**30, 2),
-        "settings": {name: repr(value) for name, value in vars(editor).items()}
-        if dataclasses.is_dataclass(editor)
-        else {},
+        "settings": repr(editor),
     }
     print(json.dumps(row))
 

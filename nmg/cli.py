@@ -467,11 +467,10 @@ def _targets_of(editor: Editor, source: str | None) -> list[str]:
     """A name for the target of a direction, where no target prompt is given: the source's with the words exchanged."""
     if not isinstance(editor, Pix2PixZero) or not isinstance(editor.direction, str | tuple):
         return []
-    if isinstance(editor.direction, str):
-        return [f"{source}, {Path(editor.direction).stem}"]
-    here, there = (str(side) for side in editor.direction)
-    changed = re.sub(rf"\b{re.escape(here)}\b", lambda match: there, source or "", count=1)
-    return [changed if changed != source else f"{source}, {there}"]
+    # A file's name may be longer than the text encoder reads.
+    here, there = ("", "") if isinstance(editor.direction, str) else (str(side) for side in editor.direction)
+    changed = re.sub(rf"\b{re.escape(here)}\b", lambda match: there, source or "", count=1) if here else source
+    return [changed or "edited"]
 
 
 def _model(arguments: argparse.Namespace) -> str | None:
@@ -560,10 +559,16 @@ def _masactrl(given: dict[str, Any]) -> Editor:
 
 
 def _pix2pix_zero(given: dict[str, Any]) -> Editor:
-    direction = given.pop("direction", None)
-    if direction is not None and len(direction) > 2:
+    direction = given.pop("direction", ())
+    if len(direction) > 2:
         raise ValueError(f"--direction takes two sides or one file, got {len(direction)}: put phrases in quotes")
-    return Pix2PixZero(direction[0] if direction and len(direction) == 1 else direction and tuple(direction), **given)
+    # Whole paths, so that a recipe finds the files from anywhere.
+    sides = tuple(
+        str(Path(side).resolve()) if len(direction) == 1 or side.endswith(".txt") else side for side in direction
+    )
+    if sides:
+        given["direction"] = sides[0] if len(sides) == 1 else sides
+    return Pix2PixZero(**given)
 
 
 EDITORS: dict[str, Callable[[dict[str, Any]], Editor]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def _plain(value: Any) -> Any:
         return packed(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

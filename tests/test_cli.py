@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nmg
 from nmg.cli import main
 from nmg.menagerie import Scene, caption
+from nmg.recipe import Recipe
 
 
 @pytest.fixture
@@ -77,6 +79,120 @@ def test_a_saved_trajectory_edits_as_its_picture_does(here, picture):
     np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("from-picture.png"))
 
 
+CAT = "scene:10000,kind=cat,colour=red"
+MASACTRL = ["--editor", "masactrl", "--start-step", "0"]
+PIX2PIX_ZERO = ["--editor", "pix2pix-zero"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([*MASACTRL, "--start-layer", "2"], nmg.MasaCtrl(0, 2)),
+        (
+            [*MASACTRL, "--foreground", "red cat", "cat", "--threshold", "0.4"],
+            nmg.MasaCtrl(0, words=("red cat", "cat"), threshold=0.4),
+        ),
+        ([*PIX2PIX_ZERO, "--amount", "0.05"], nmg.Pix2PixZero(amount=0.05)),
+        ([*PIX2PIX_ZERO, "--direction", "cat", "dog"], nmg.Pix2PixZero(("cat", "dog"))),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_editor_writes_a_picture_that_replays_to_the_pixel(here, options, expected):
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", "--all", *options]) == 0
+    recipe = Recipe.read("edit.png")
+    assert recipe.editor == expected
+    assert recipe.negative == (recipe.source if isinstance(expected, nmg.Pix2PixZero) else "")
+    assert abs(pixels("edit.png") - pixels("edit-reconstruction.png")).max() > 0
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+
+def test_masks_come_from_files_that_a_replay_finds_from_anywhere(here, monkeypatch):
+    mask = np.zeros((64, 64), bool)
+    mask[:, :30] = True
+    Image.fromarray(mask).save("source.png")
+    Image.fromarray(mask.T).save("target.png")
+    masks = ["--source-mask", "source.png", "--target-mask", "target.png"]
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", *MASACTRL, *masks]) == 0
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", *MASACTRL, "--out", "plain.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("plain.png")).max() > 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["replay", "../edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("../edit.png"), pixels("../edit-replay.png"))
+
+
+def test_a_direction_needs_no_target_prompt(here):
+    assert main(["edit", CAT, *PIX2PIX_ZERO, "--direction", "cat", "dog", "--steps", "2"]) == 0
+    source = caption(Scene.sample(10_000, kind="cat", colour="red"))
+    assert Recipe.read("edit.png").targets == (source.replace("cat", "dog"),)
+    # The name of the target plays no part in its picture.
+    again = ["--direction", "cat", "dog", "--target", "zebra", "--steps", "2", "--out", "named.png"]
+    assert main(["edit", CAT, *PIX2PIX_ZERO, *again]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("named.png"))
+
+
+def test_directions_come_from_files_with_long_names_that_a_replay_finds_from_anywhere(here, monkeypatch):
+    cats, dogs = ("a cat", "a red cat in the snow"), ("a dog", "a red dog in the snow")
+    names = [here / f"all the {kind} that there are in this world.txt" for kind in ("cats", "dogs")]
+    for name, sentences in zip(names, (cats, dogs), strict=True):
+        name.write_text("\n".join(sentences))
+    nmg.EditDirection.between(nmg.load("menagerie"), cats, dogs).save("from every cat to every dog.safetensors")
+    saved = ["--direction", "from every cat to every dog.safetensors", "--out", "saved.png"]
+    sentences = ["--direction", names[0].name, names[1].name, "--out", "sentences.png"]
+    for direction in (saved, sentences):
+        assert main(["edit", CAT, *PIX2PIX_ZERO, *direction, "--steps", "2"]) == 0
+    np.testing.assert_array_equal(pixels("saved.png"), pixels("sentences.png"))
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for name in ("saved", "sentences"):
+        assert main(["replay", f"../{name}.png"]) == 0
+        np.testing.assert_array_equal(pixels(f"../{name}.png"), pixels(f"../{name}-replay.png"))
+
+
+def test_a_direction_edits_a_saved_trajectory(here):
+    assert main(["invert", CAT, "--steps", "2"]) == 0
+    direction = [*PIX2PIX_ZERO, "--direction", "cat", "dog"]
+    assert main(["edit", "--trajectory", "trajectory.safetensors", *direction, "--out", "from-trajectory.png"]) == 0
+    assert main(["edit", CAT, *direction, "--steps", "2"]) == 0
+    np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("edit.png"))
+
+
+def test_a_negative_prompt_is_followed_by_every_editor(here):
+    given = ["edit", CAT, "--change", "colour=blue", "--steps", "2", *PIX2PIX_ZERO]
+    assert main([*given, "--negative", "a photo of a car"]) == 0
+    assert Recipe.read("edit.png").negative == "a photo of a car"
+    assert main([*given, "--out", "habit.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("habit.png")).max() > 0
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+
+def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
+    given, regularised = ["--change", "colour=blue", "--steps", "2"], ["--inversion", "regularised"]
+    assert main(["edit", CAT, *given, *regularised]) == 0
+    assert main(["edit", CAT, *given, "--out", "plain.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("plain.png")).max() > 0
+    assert Recipe.read("edit.png").inversion == nmg.Regularised() and Recipe.read("plain.png").inversion == nmg.DDIM()
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+    assert main(["invert", CAT, "--steps", "2", *regularised]) == 0
+    assert nmg.Trajectory.load("trajectory.safetensors").method == nmg.Regularised()
+    target = ["--trajectory", "trajectory.safetensors", "--target", *Recipe.read("edit.png").targets]
+    for options in ([], regularised):
+        assert main(["edit", *target, *options, "--out", "from-trajectory.png"]) == 0
+        np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("edit.png"))
+    assert main(["edit", *target, "--inversion", "ddim"]) == 2
+    assert "inversion=DDIM() is not the trajectory's Regularised" in capsys.readouterr().err
+
+
+def test_a_caption_takes_the_place_of_the_source_prompt(here, picture, capsys):
+    assert main(["edit", picture, "--caption", "--target", "a dog", "--steps", "1"]) == 0
+    read = Recipe.read("edit.png").source
+    assert f"the picture is captioned {read!r}" in capsys.readouterr().err and "view" in read
+
+
 def test_replay_notices_another_picture(here, picture, capsys):
     assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
     Scene.sample(10_001).render(128).save("scene.png")
@@ -127,6 +243,55 @@ def test_replay_shows_the_settings(here, capsys):
         (["edit", "scene.png", "--source", "a", "--target", "b", "--out", "."], "can't be written"),
         (["edit", "--trajectory", "none.safetensors", "--target", "b"], "there is no trajectory"),
         (["replay", "scene.png"], "holds no settings"),
+        (
+            ["edit", "scene:7", "--target", "b", "--amount", "0.1"],
+            "--amount belongs to --editor pix2pix-zero, not to prompt-to-prompt",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--self-replace", "0.4"],
+            "--self-replace belongs to --editor prompt-to-prompt, not to masactrl",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "pix2pix-zero", "--start-step", "0"],
+            "--start-step belongs to --editor masactrl, not to pix2pix-zero",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "none", "--threshold", "0.4"],
+            "--threshold belongs to --editor prompt-to-prompt or masactrl, not to none",
+        ),
+        (["edit", "scene:7", "--target", "b", "--threshold", "0.4"], "--threshold needs --blend"),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--source-mask", "scene.png"],
+            "both masks or none, and target_mask is missing",
+        ),
+        (
+            ["edit", "scene:7,kind=cat", "--target", "a dog", "--editor", "masactrl", "--foreground", "cat", "fox"],
+            "'fox' does not occur in the prompt 'a dog'",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--start-layer", "70"],
+            "start_layer=70 leaves no layer",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "pix2pix-zero", "--amount", "nan"],
+            "amount=nan must be a finite number",
+        ),
+        (
+            ["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "a", "red", "cat"],
+            "--direction takes two sides or one file, got 3: put phrases in quotes",
+        ),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "none"], "there is no direction at"),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "none.txt", "dog"], "none.txt"),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "cat", "cat"], "leads nowhere"),
+        (
+            ["edit", "scene.png", "--source", "a cat", "--caption", "--target", "b"],
+            "--caption writes the source prompt, which is given already",
+        ),
+        (
+            ["edit", "--trajectory", "none.safetensors", "--caption", "--target", "b"],
+            "--caption writes the source prompt, which is given already",
+        ),
+        (["invert", "scene.png", "--source", "a cat", "--caption"], "leave one of the two out"),
     ],
 )
 def test_bad_input_ends_with_one_clear_line(here, picture, capsys, arguments, message):

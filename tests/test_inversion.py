@@ -1,12 +1,18 @@
 import dataclasses
+import json
+import math
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from nmg import CFG, Backbone, Editor, Trajectory, denoise, images, invert, prepare, transfer
+from nmg import CFG, DDIM, Backbone, Editor, Regularised, Trajectory, denoise, edit, images, invert, prepare, transfer
 from nmg.inversion import CONVENTIONS, rise
+from nmg.inversion.base import Rise
+from nmg.inversion.regularised import auto_correlation, divergence, draw_shifts
 
 SOURCE = "a red cat sitting in the forest"
 
@@ -160,6 +166,152 @@ def test_conventions_have_names():
     assert set(CONVENTIONS) == {"aligned", "diffusers-0.18"}
 
 
+# ---------------------------------------------------------------- regularised
+
+
+UP = Rise(1, 0.5, 0.5, 0.4)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def coloured():
+    """Noise that is far from white: smooth, too wide and off centre."""
+    noise = torch.randn(1, 4, 36, 36, generator=seeded())
+    return 0.3 + 7 * F.avg_pool2d(noise, 5, 1)
+
+
+def whitened(noise, seed=0, **options):
+    return Regularised(**options).noise(lambda x: noise, torch.zeros_like(noise), UP, seeded(seed))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_without_weights_a_regularised_inversion_is_ddim(backbone, picture, trajectory, seed):
+    method = Regularised(auto_correlation=0, divergence=0, seed=seed)
+    plain = invert(backbone, picture, trajectory.prompt, steps=4, method=method, progress=False)
+    assert torch.equal(plain.maps, trajectory.maps)
+    named = invert(backbone, picture, trajectory.prompt, steps=4, method=DDIM(), progress=False)
+    assert torch.equal(named.maps, trajectory.maps)
+
+
+def test_the_same_seed_gives_the_same_maps_and_another_seed_others(backbone, picture, trajectory):
+    def maps(seed):
+        method = Regularised(rounds=1, seed=seed)
+        return invert(backbone, picture, SOURCE, steps=2, method=method, progress=False).maps
+
+    first, again, other = maps(0), maps(0), maps(1)
+    assert torch.equal(first, again)
+    assert torch.equal(first[0], other[0]) and (first - other)[1:].abs().amax((1, 2, 3)).min() > 1e-6
+
+
+@pytest.mark.parametrize("fixed", [[1, 1, 1], [3, 2, 2], [13, 6, 3]])
+def test_regularised_noise_is_whiter(coloured, fixed):
+    shifts = [fixed] * 4
+    white, only_shifts = whitened(coloured), whitened(coloured, divergence=0)
+    assert auto_correlation(only_shifts, shifts) < 0.9 * auto_correlation(coloured, shifts)
+    assert auto_correlation(white, shifts) < auto_correlation(coloured, shifts)
+    assert divergence(white) < 0.9 * divergence(coloured)
+
+
+def test_the_divergence_alone_moves_mean_and_variance_to_a_standard_normals(coloured):
+    white = whitened(coloured, auto_correlation=0, divergence=100, rounds=60)
+    assert_close((white.mean(), white.var()), (torch.tensor(0.0), torch.tensor(1.0)), rtol=0.02, atol=0.02)
+
+
+def test_more_rounds_and_larger_weights_move_the_noise_further(coloured):
+    def moved(**options):
+        return (whitened(coloured, **options) - coloured).square().mean()
+
+    assert moved(rounds=1) < moved(rounds=5)
+    assert moved(auto_correlation=5, divergence=5) < moved()
+
+
+def test_a_regularised_inversion_starts_from_whiter_noise(backbone, picture, trajectory):
+    method = Regularised()
+    regularised = invert(backbone, picture, SOURCE, steps=4, method=method, progress=False)
+    assert torch.equal(regularised.maps[0], trajectory.maps[0])
+    assert regularised.maps.isfinite().all()
+    assert divergence(regularised.start) < divergence(trajectory.start)
+
+
+def test_the_auto_correlation_of_simple_patterns():
+    def energy(noise):
+        return auto_correlation(noise, [[1, 1]] * noise.shape[1])
+
+    ones = torch.ones(1, 3, 16, 16)
+    # Two axes, two levels, three channels, each of squared mean 1.
+    assert_close(energy(ones), torch.tensor(12.0))
+    assert_close(energy(2 * ones), torch.tensor(16 * 12.0))
+    assert energy(0 * ones) == 0
+    # Stripes are alike along their length and opposite across; halved, they vanish.
+    stripes = (-ones).cumprod(-1)
+    assert_close(energy(stripes), torch.tensor(6.0))
+
+
+def test_the_auto_correlation_is_the_sum_of_equation_1():
+    noise, expected = torch.randn(1, 2, 16, 20, generator=seeded()), 0.0
+    shifts = [[5, 2], [1, 3]]
+    for channel in range(2):
+        n = noise[:, channel : channel + 1]
+        for shift in shifts[channel]:
+            for dim in (2, 3):
+                expected += (n * torch.roll(n, shift, dim)).mean() ** 2
+            n = F.avg_pool2d(n, 2)
+    assert_close(auto_correlation(noise, shifts), expected)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 1.0), (0.0, 2.0), (-1.0, 0.3)])
+def test_the_divergence_is_twice_that_of_two_normals(mean, std):
+    noise = torch.randn(1, 4, 16, 16, generator=seeded())
+    noise = mean + std * (noise - noise.mean()) / noise.std()
+    normal = torch.distributions.Normal
+    expected = 2 * torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0))
+    assert_close(divergence(noise), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"), [((64, 64), [64, 32, 16, 8]), ((16, 40), [16, 8]), ((12, 9), [9, 4]), ((6, 6), [6])]
+)
+def test_shifts_go_from_1_to_below_half_of_every_level(shape, sizes):
+    generator = seeded()
+    drawn = torch.tensor([draw_shifts((1, 4, *shape), generator) for _ in range(200)])
+    assert drawn.shape == (200, 4, len(sizes))
+    for level, size in enumerate(sizes):
+        assert set(drawn[..., level].flatten().tolist()) == set(range(1, max(2, size // 2)))
+
+
+@pytest.mark.parametrize("size", [(40, 24), (18, 34)])
+def test_other_sizes_and_shapes_invert_regularised(backbone, picture, size):
+    trajectory = invert(backbone, picture, SOURCE, steps=1, size=size, method=Regularised(), progress=False)
+    assert trajectory.latent_size == (size[1] // 2, size[0] // 2) and trajectory.maps.isfinite().all()
+
+
+def test_a_regularised_inversion_works_in_inference_mode(backbone, picture):
+    given = {"steps": 1, "method": Regularised(rounds=1), "progress": False}
+    expected = invert(backbone, picture, SOURCE, **given).maps
+    with torch.inference_mode():
+        assert torch.equal(invert(backbone, picture, SOURCE, **given).maps, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"auto_correlation": math.nan}, "auto_correlation=nan must be a finite number"),
+        ({"divergence": math.inf}, "divergence=inf must be a finite number"),
+        ({"rounds": 0}, "rounds=0 must be a whole number from 1 on"),
+        ({"shifts": -1}, "shifts=-1 must be a whole number from 1 on"),
+        ({"rounds": True}, "rounds=True must be a whole number"),
+        ({"shifts": 2.5}, r"shifts=2\.5 must be a whole number"),
+    ],
+    ids=str,
+)
+def test_a_regularisation_that_can_not_be_used_is_refused(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        Regularised(**options)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -173,6 +325,47 @@ def test_what_is_saved_is_loaded_exactly(trajectory, tmp_path):
     for field in ("levels", "steps", "prompt", "model", "convention"):
         assert getattr(loaded, field) == getattr(described, field)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.safetensors"]
+
+
+@pytest.mark.parametrize("method", [DDIM(), Regularised(), Regularised(3.0, 0.5, 2, 1, 7)], ids=str)
+def test_a_trajectory_remembers_its_method(trajectory, tmp_path, method):
+    dataclasses.replace(trajectory, method=method).save(tmp_path / "cat.safetensors")
+    assert Trajectory.load(tmp_path / "cat.safetensors").method == method
+
+
+def test_inverting_says_by_what_method(backbone, picture, trajectory):
+    method = Regularised(rounds=1)
+    assert invert(backbone, picture, SOURCE, steps=1, method=method, progress=False).method == method
+    assert trajectory.method == DDIM()
+
+
+def test_a_file_from_before_there_were_methods_is_of_ddim(trajectory, tmp_path):
+    path = tmp_path / "cat.safetensors"
+    trajectory.save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    described = json.loads(metadata["trajectory"])
+    assert described.pop("method") == {"method": "DDIM"}
+    save_file({"maps": trajectory.maps}, path, metadata={**metadata, "trajectory": json.dumps(described)})
+    assert Trajectory.load(path).method == DDIM()
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [(DDIM(), Regularised()), (Regularised(), DDIM()), (Regularised(), Regularised(seed=1))], ids=str
+)
+def test_an_edit_refuses_an_inversion_that_is_not_the_trajectorys(tiny, trajectory, own, other):
+    made = dataclasses.replace(trajectory, method=own)
+    with pytest.raises(ValueError, match=r"inversion=.* is not the trajectory's .*; leave it out, or invert again"):
+        edit(tiny(), made, inversion=other, progress=False)
+    assert edit(tiny(), made, inversion=own, progress=False).trajectory.method == own
+
+
+def test_an_edit_inverts_by_the_method_that_is_asked_for(tiny, picture):
+    given = {"steps": 1, "progress": False}
+    method = Regularised(rounds=1, seed=3)
+    result = edit(tiny(), picture, SOURCE, inversion=method, **given)
+    expected = invert(tiny(), result.source, SOURCE, method=method, **given)
+    assert result.trajectory.method == method and torch.equal(result.trajectory.maps, expected.maps)
 
 
 def test_saving_again_replaces_the_file(trajectory, tmp_path):

@@ -71,8 +71,8 @@ class MasaCtrl(Editor):
             missing = "source_mask" if self.source_mask is None else "target_mask"
             raise ValueError(f"MasaCtrl needs both masks or none, and {missing} is missing; words=… finds them instead")
         for name in ("source_mask", "target_mask"):
-            # Arrays as pictures: a config is a value that compares and can be written down.
-            if isinstance(getattr(self, name), np.ndarray | Tensor):
+            # All as one kind of picture: a config is a value that compares and can be written down.
+            if isinstance(getattr(self, name), np.ndarray | Tensor | Image.Image):
                 object.__setattr__(self, name, mask_picture(getattr(self, name)))
         if self.source_mask is not None and self.words is not None:
             raise ValueError("MasaCtrl takes its foreground from masks or from words, not from both; leave one out")
@@ -130,17 +130,19 @@ class MasaCtrl(Editor):
         return [find(word, prompt) for word, prompt in zip(self.words, tokens, strict=True)]
 
 
-def mask_picture(mask: np.ndarray | Tensor) -> Image.Image:
-    """An array [height, width], or with axes of length 1 besides, as a black and white picture.
+def mask_picture(mask: np.ndarray | Tensor | Image.Image) -> Image.Image:
+    """A mask in memory as a grey picture; an array [height, width], or with axes of length 1 besides, as black and white.
 
     Raises:
         ValueError: for an array of another shape.
     """
+    if isinstance(mask, Image.Image):
+        return Image.fromarray(np.asarray(images.load(mask).convert("L")))
     array = (mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask).squeeze()
     if array.ndim != 2:
         raise ValueError(f"a mask has the shape {list(mask.shape)}; give [height, width]")
     half = 127 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
-    return Image.fromarray(array.astype(np.float32) > half)
+    return Image.fromarray(255 * (array.astype(np.float32) > half).astype(np.uint8))
 
 
 def load_mask(mask: str | os.PathLike | Image.Image, size: tuple[int, int]) -> Float[Tensor, "height width"]:

@@ -53,7 +53,9 @@ class EditDirection:
     separation: float
 
     @classmethod
-    def between(cls, pipe: Any, source: str | Sequence[str], target: str | Sequence[str]) -> EditDirection:
+    def between(
+        cls, pipe: Any, source: str | os.PathLike | Sequence[str], target: str | os.PathLike | Sequence[str]
+    ) -> EditDirection:
         """The direction from one content to another.
 
         Args:
@@ -123,13 +125,13 @@ def _fingerprint(backbone: Backbone, probes: Sequence[str]) -> bytes:
     return hashlib.sha256(backbone.text(probes).float().cpu().numpy().tobytes()).digest()
 
 
-Side = str | Sequence[str]
+Side = str | os.PathLike | Sequence[str]
 """A word or phrase, a path of a file of sentences, or sentences."""
 
 
 def _sentences(side: Side, backbone: Backbone) -> tuple[str, ...]:
     """The sentences of one side of a direction."""
-    if isinstance(side, str | os.PathLike) and str(side).endswith(".txt"):
+    if isinstance(side, os.PathLike) or (isinstance(side, str) and side.endswith(".txt")):
         with open(side, encoding="utf-8") as file:
             found = tuple(line.strip() for line in file if line.strip())
     elif isinstance(side, str):
@@ -168,7 +170,7 @@ def _separation(source: Tensor, target: Tensor) -> float:
 
 # ---------------------------------------------------------------- the editor
 
-Direction = EditDirection | str | tuple[Side, Side] | None
+Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class Pix2PixZero(Editor):
             return None
         if isinstance(self.direction, EditDirection):
             found = self.direction
-        elif isinstance(self.direction, str):
+        elif isinstance(self.direction, str | os.PathLike):
             found = EditDirection.load(self.direction)
         else:
             found = EditDirection.between(backbone, *self.direction)

@@ -26,6 +26,11 @@ from nmg.menagerie.model import NAME, SCALES
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import EXAMPLES, TASKS
 
+SHEETS = {
+    "edits.png": {"PromptToPrompt": "Prompt-to-Prompt"},
+    "poses-and-kinds.png": {"MasaCtrl": "MasaCtrl", "Pix2PixZero": "pix2pix-zero"},
+}
+"""The sheets of edits, with the editors that each shows."""
 RECONSTRUCTED = ("object swap", "face attribute", "colour change")
 """Tasks whose sources are also reconstructed."""
 Column = list[tuple[Image.Image, float | None]]
@@ -33,7 +38,7 @@ Column = list[tuple[Image.Image, float | None]]
 
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
-    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write two sheets to `folder`.
+    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write its sheets to `folder`.
 
     The model is small: one process per core, one thread each, is faster than many threads.
     """
@@ -47,8 +52,13 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     edits, rebuilt = [c[0] for c in columns], [c[1] for c in columns if c[1]]
 
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
-    title = f"Prompt-to-Prompt on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
-    yield _saved(edits, heads, names, title, " to the truth", folder / "edits.png")
+    for sheet, editors in SHEETS.items():
+        chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(TASKS[name].editor).__name__ in editors]
+        title = (
+            f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
+        )
+        cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
+        yield _saved(cells, own, names, title, " to the truth", folder / sheet)
 
     heads = [head for head, column in zip(heads, columns, strict=True) if column[1]]
     names = ["source", "autoencoder", "DDIM, scale 7.5", "NMG, scale 7.5"]

@@ -42,5 +42,6 @@ def check_words(prompts: list[str]) -> str | None:
 
 
 def describe(pipe: Any) -> bool:
-    """Whether a pipeline, or a `Backbone` over it, is the bundled model."""
-    return NAME in (getattr(pipe, "name_or_path", None), getattr(pipe, "name", None))
+    """Whether a pipeline, or a `Backbone` over it, is the bundled model, or another that training wrote."""
+    names = {str(name) for name in (getattr(pipe, "name_or_path", None), getattr(pipe, "name", None)) if name}
+    return NAME in names or any((Path(name) / "classifier.safetensors").is_file() for name in names)
