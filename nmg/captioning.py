@@ -21,7 +21,7 @@ from nmg.menagerie.scene import Scene
 BLIP = "Salesforce/blip-image-captioning-base"
 
 
-def describe(pipe: Any, image: Any, model: str = BLIP) -> str:
+def describe(pipe: Any, image: Any, model: str = BLIP, size: tuple[int, int] | None = None) -> str:
     """Say what a picture shows, to serve as source prompt.
 
     Args:
@@ -29,6 +29,7 @@ def describe(pipe: Any, image: Any, model: str = BLIP) -> str:
         image: anything that `images.load` reads.
         model: hub id of a BLIP captioning model, or a folder in transformers' layout; the bundled model
             needs none.
+        size: width and height that the picture is edited at; the model's own if not given.
 
     Returns:
         The same caption for the same picture, always: nothing is sampled.
@@ -39,9 +40,9 @@ def describe(pipe: Any, image: Any, model: str = BLIP) -> str:
         FileNotFoundError: for a path without a file.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    picture = backbone.prepare(image)
+    picture = backbone.prepare(image, size)
     if menagerie.describe(backbone):
-        return caption(_scene(picture))
+        return caption(_scene(images.fit(picture, *backbone.native_size)))
     return _blip(picture, model, backbone.device)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -34,7 +33,7 @@ Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024), by Prompt-to
 Without a GPU the bundled model runs, which knows a drawn world of animals and cars:
 
   nmg edit scene:7 --change colour=blue
-  nmg edit scene:7 --change pose=jumping --editor masactrl
+  nmg edit scene:10008,kind=cat --change pose=jumping --editor masactrl
   nmg edit scene:7,kind=cat --editor pix2pix-zero --direction cat dog
   nmg edit photo.png --source "a cat sitting in the forest" --target "a dog sitting in the forest"
 
@@ -49,7 +48,9 @@ IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=
 
 How to choose: if the reconstruction strays from the source, raise --noise-map-scale; if the edit is too
 weak, lower --cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it
-changes too much, raise them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD).
+changes too much, raise them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD). With --editor masactrl, a later
+--start-step or --start-layer leaves the prompt more room, an earlier one keeps more of the source. With --editor
+pix2pix-zero, a higher --text-scale changes more.
 """
 
 
@@ -183,16 +184,15 @@ def _guidance(p: argparse.ArgumentParser) -> None:
         "--text-scale",
         type=float,
         metavar="S_T",
-        help="classifier-free guidance (default: 10; 7.5 without noise maps; 4 on the bundled model)",
+        help="classifier-free guidance (default: 10; 7.5 without noise maps; 3 on the bundled model)",
     )
     g.add_argument(
         "--level",
         choices=LEVELS,
-        default="end",
         help="noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does "
-        "(default: %(default)s)",
+        "(default: end)",
     )
-    g.add_argument("--energy", choices=ENERGIES, default="l1", help="distance to the noise maps (default: %(default)s)")
+    g.add_argument("--energy", choices=ENERGIES, help="distance to the noise maps (default: l1)")
 
 
 def _editor(p: argparse.ArgumentParser) -> None:
@@ -229,7 +229,12 @@ def _editor(p: argparse.ArgumentParser) -> None:
     g.add_argument("--subtract", nargs="+", metavar="WORDS", help="words whose places are taken out of the blend")
 
     g = p.add_argument_group("--editor masactrl: another pose or viewpoint, the same look")
-    g.add_argument("--start-step", type=int, metavar="N", help="first step of mutual self-attention (default: 4)")
+    g.add_argument(
+        "--start-step",
+        type=_step,
+        metavar="N",
+        help="first step of mutual self-attention, or its share of the steps, such as 0.2 (default: 4)",
+    )
     g.add_argument(
         "--start-layer",
         type=int,
@@ -237,7 +242,7 @@ def _editor(p: argparse.ArgumentParser) -> None:
         help="its first self-attention layer (default: 10 of 16, as deep elsewhere)",
     )
     g.add_argument(
-        "--foreground",
+        "--words",
         nargs="+",
         metavar="WORDS",
         help="find the foreground by words: the source's, then one per target",
@@ -273,6 +278,13 @@ def _weight(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} must look like WORD=2.5") from None
 
 
+def _step(text: str) -> int | float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 4 or 0.2") from None
+
+
 def _size(text: str) -> tuple[int, int]:
     try:
         width, height = map(int, text.lower().split("x"))
@@ -293,12 +305,11 @@ def run_edit(arguments: argparse.Namespace) -> None:
     editor, (image, source, targets) = _editor_of(arguments), _inputs(arguments)
     trajectory = Trajectory.load(arguments.trajectory) if arguments.trajectory else None
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
-    source, targets = (
-        _described(arguments, pipe, image, source),
-        targets or _targets_of(editor, trajectory.prompt if trajectory else source),
-    )
+    source = _described(arguments, pipe, image, source)
+    targets = targets or list(editor.targets(trajectory.prompt if trajectory else source or ""))
     guidance = _guidance_of(arguments, pipe)
-    _note_words(pipe, [source or "", *arguments.target])
+    sides = [side for side in arguments.direction or () if not side.endswith(".txt")]
+    _note_words(pipe, [source or "", *arguments.target, *(sides if len(sides) == 2 else ())])
     result = nmg.edit(
         pipe,
         trajectory or image,
@@ -343,7 +354,7 @@ def _recipe(
         width=width,
         height=height,
         negative=editor.negative(trajectory.prompt) if arguments.negative is None else arguments.negative,
-        inversion=trajectory.method,
+        inversion=trajectory.inversion,
         convention=trajectory.convention,
         offset=_offset(backbone, trajectory),
         dtype=str(pipe.unet.dtype).removeprefix("torch."),
@@ -364,8 +375,8 @@ def run_invert(arguments: argparse.Namespace) -> None:
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     steps = 50 if arguments.steps is None else arguments.steps
     source = _described(arguments, pipe, image, source)
-    method = INVERSIONS.get(arguments.inversion)
-    options = {"steps": steps, "size": arguments.size, "method": method, "offset": arguments.offset}
+    inversion = INVERSIONS.get(arguments.inversion)
+    options = {"steps": steps, "size": arguments.size, "inversion": inversion, "offset": arguments.offset}
     nmg.invert(pipe, image, source or "", convention=arguments.convention or "aligned", **options).save(out)
     print(out)
 
@@ -458,19 +469,9 @@ def _described(arguments: argparse.Namespace, pipe: Any, image: Any, source: str
         return source
     from nmg import captioning
 
-    source = captioning.describe(pipe, image, *([arguments.caption] if arguments.caption else []))
+    source = captioning.describe(pipe, image, arguments.caption or captioning.BLIP, arguments.size)
     print(f"nmg: the picture is captioned {source!r}", file=sys.stderr)
     return source
-
-
-def _targets_of(editor: Editor, source: str | None) -> list[str]:
-    """A name for the target of a direction, where no target prompt is given: the source's with the words exchanged."""
-    if not isinstance(editor, Pix2PixZero) or not isinstance(editor.direction, str | tuple):
-        return []
-    # A file's name may be longer than the text encoder reads.
-    here, there = ("", "") if isinstance(editor.direction, str) else (str(side) for side in editor.direction)
-    changed = re.sub(rf"\b{re.escape(here)}\b", lambda match: there, source or "", count=1) if here else source
-    return [changed or "edited"]
 
 
 def _model(arguments: argparse.Namespace) -> str | None:
@@ -514,6 +515,9 @@ def _guidance_of(arguments: argparse.Namespace, pipe: Any) -> CFG:
     from nmg.pipelines import suited
 
     if arguments.guidance == "none":
+        for name in ("noise_map_scale", "gradient_scale", "energy", "level"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} belongs to --guidance noise-map, not to none")
         own = menagerie.SCALES["text_scale"] if menagerie.describe(pipe) else CFG.text_scale
         return CFG(own if arguments.text_scale is None else arguments.text_scale)
     return suited(
@@ -552,16 +556,20 @@ def _prompt_to_prompt(given: dict[str, Any]) -> Editor:
 
 
 def _masactrl(given: dict[str, Any]) -> Editor:
-    words = given.pop("foreground", None)
+    words = given.get("words")
+    if "threshold" in given and not words:
+        raise ValueError("--threshold needs --words: give the words that the foreground is found by")
     for name in given.keys() & {"source_mask", "target_mask"}:
         given[name] = str(Path(given[name]).resolve())
-    return MasaCtrl(words=tuple(words) if words else None, **given)
+    return MasaCtrl(**{**given, "words": tuple(words) if words else None})
 
 
 def _pix2pix_zero(given: dict[str, Any]) -> Editor:
     direction = given.pop("direction", ())
     if len(direction) > 2:
-        raise ValueError(f"--direction takes two sides or one file, got {len(direction)}: put phrases in quotes")
+        raise ValueError(
+            f"--direction takes two sides or one file, got {len(direction)}: put phrases in quotes, and IMAGE before it"
+        )
     # Whole paths, so that a recipe finds the files from anywhere.
     sides = tuple(
         str(Path(side).resolve()) if len(direction) == 1 or side.endswith(".txt") else side for side in direction
@@ -579,7 +587,7 @@ EDITORS: dict[str, Callable[[dict[str, Any]], Editor]] = {
 }
 OPTIONS: dict[str, tuple[str, ...]] = {
     "prompt-to-prompt": ("mode", "cross_replace", "self_replace", "weight", "blend", "subtract", "threshold"),
-    "masactrl": ("start_step", "start_layer", "foreground", "source_mask", "target_mask", "threshold"),
+    "masactrl": ("start_step", "start_layer", "words", "source_mask", "target_mask", "threshold"),
     "pix2pix-zero": ("direction", "amount"),
     "none": (),
 }

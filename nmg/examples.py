@@ -24,6 +24,8 @@ class Example:
         source, target: the two prompts.
         editor: the preset that suits this kind of edit.
         truth: the exact counterfactual, which only drawn scenes have.
+        subject: the word of both prompts that the picture is about, if there is one.
+        words: words of the source prompt whose attention is worth a look.
     """
 
     image: Any
@@ -31,6 +33,8 @@ class Example:
     target: str
     editor: Editor
     truth: Image.Image | None = None
+    subject: str = ""
+    words: tuple[str, ...] = ()
 
 
 def prompt_to_prompt(pipe: Any, folder: str | Path = "images") -> dict[str, Example]:
@@ -50,8 +54,18 @@ def masactrl(pipe: Any, folder: str | Path = "images") -> dict[str, Example]:
     woman, cat = (images.load(Path(folder) / f"{name}.png") for name in ("astronaut", "chelsea"))
     suit, blanket = "a photo of a woman in a space suit", "a photo of a cat {} on a blanket"
     return {
-        "viewpoint alteration": Example(woman, f"{suit}, front view", f"{suit}, side view", MasaCtrl()),
-        "pose modification": Example(cat, blanket.format("lying"), blanket.format("sitting"), MasaCtrl()),
+        "viewpoint alteration": Example(
+            woman, f"{suit}, front view", f"{suit}, side view", MasaCtrl(), None, "woman", ("woman", "suit", "front")
+        ),
+        "pose modification": Example(
+            cat,
+            blanket.format("lying"),
+            blanket.format("sitting"),
+            MasaCtrl(),
+            None,
+            "cat",
+            ("cat", "lying", "blanket"),
+        ),
     }
 
 
@@ -60,16 +74,25 @@ def pix2pix_zero(pipe: Any, folder: str | Path = "images", dog: Any = None) -> d
 
     Args:
         dog: a photograph of a dog; if not given, `dog.png` in the folder, or a picture that the model draws.
+
+    Raises:
+        ValueError: for a photograph on the bundled model, which draws its own dogs.
     """
     if menagerie.describe(pipe):
+        if dog is not None:
+            raise ValueError("the bundled model edits drawn scenes; leave the photograph of a dog out")
         return _scenes(Pix2PixZero)
     cat = images.load(Path(folder) / "chelsea.png")
     if dog is None:
         dog = Path(folder) / "dog.png"
         dog = dog if dog.is_file() else _drawn(pipe, "a photo of a dog on the grass")
     return {
-        "cat to dog": Example(cat, "a photo of a cat", "a photo of a dog", Pix2PixZero(("cat", "dog"))),
-        "dog to cat": Example(dog, "a photo of a dog", "a photo of a cat", Pix2PixZero(("dog", "cat"))),
+        "cat to dog": Example(
+            cat, "a photo of a cat", "a photo of a dog", Pix2PixZero(("cat", "dog")), None, "cat", ("photo", "cat")
+        ),
+        "dog to cat": Example(
+            dog, "a photo of a dog", "a photo of a cat", Pix2PixZero(("dog", "cat")), None, "dog", ("photo", "dog")
+        ),
     }
 
 
@@ -85,7 +108,9 @@ def _scenes(kind: type[Editor]) -> dict[str, Example]:
     for name, scene, change in EXAMPLES:
         if isinstance(TASKS[name].editor, kind):
             truth = scene.edit(**change).render()
-            example = Example(scene.render(), *prompt_pair(scene, **change), TASKS[name].editor, truth)
+            words = scene.colour, scene.kind, scene.pose, scene.place, scene.view
+            prompts = prompt_pair(scene, **change)
+            example = Example(scene.render(), *prompts, TASKS[name].editor, truth, scene.kind, words)
             examples.setdefault(name, example)
     return examples
 

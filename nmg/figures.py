@@ -135,12 +135,12 @@ def lit(picture: Image.Image, values: Tensor) -> Image.Image:
 def masks(
     pictures: Sequence[Image.Image], maps: Sequence[Tensor], threshold: float, masked: Image.Image | None = None
 ) -> Figure:
-    """The foreground of the source and of its edit: where a word's map [height, width] reaches over a share of its range.
+    """The foreground of a source and of its edit: where a word's map [height, width] reaches over a share of its range.
 
     Args:
         pictures, maps: the source's, then the edit's.
         threshold: the share.
-        masked: the edit made with these masks, if there is one.
+        masked: the edit that keeps these foregrounds apart, if there is one.
     """
     cells: list[Picture] = []
     for picture, values in zip(pictures, maps, strict=True):

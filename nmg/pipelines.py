@@ -144,8 +144,8 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             raise ValueError(f"output_type={output_type!r} is unknown; pil, np, pt and latent work")
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
-        targets = [prompt] if isinstance(prompt, str) else prompt
         editor = editor or PromptToPrompt()
+        targets = [prompt] if isinstance(prompt, str) else prompt or editor.targets(trajectory.prompt)
         negative = editor.negative(trajectory.prompt) if negative_prompt is None else negative_prompt
         run = prepare(self, trajectory, targets, negative)
         guidance = guidance or suited(

@@ -130,7 +130,8 @@ def edit(
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
         image: whatever `images.load` reads, or a `Trajectory` to edit the same picture again.
         source: what the picture shows; not needed with a trajectory.
-        targets: what the edited pictures should show, one prompt each; none for the reconstruction alone.
+        targets: what the edited pictures should show, one prompt each; none for the reconstruction alone, or
+            for what the editor does without a target prompt.
         guidance: how the source row is kept on its path; `NoiseMap()` if not given.
         editor: what the targets take from the source; `PromptToPrompt()` if not given.
         steps: DDIM steps of the inversion, 50 if not given.
@@ -146,6 +147,8 @@ def edit(
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     guidance, editor = guidance or NoiseMap(), editor or PromptToPrompt()
+    known = image.prompt if isinstance(image, Trajectory) else source
+    targets = _checked(targets) or editor.targets(known or "")
     picture = None
     if isinstance(image, Trajectory):
         trajectory = image
@@ -166,7 +169,7 @@ def edit(
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
         # All that can be wrong is found before anything is computed.
         picture, steps = backbone.prepare(image, size), 50 if steps is None else steps
-        backbone.check([source, *_checked(targets), negative or ""])
+        backbone.check([source, *targets, negative or ""])
         editor.check(backbone, [source, *targets])
         trajectory = invert(
             backbone,
@@ -174,7 +177,7 @@ def edit(
             source,
             steps=steps,
             size=picture.size,
-            method=inversion,
+            inversion=inversion,
             convention=convention or "aligned",
             offset=offset,
             progress=progress,
@@ -212,7 +215,7 @@ def _agree(trajectory: Trajectory, backbone: Backbone, given: dict[str, Any]) ->
         "source": trajectory.prompt,
         "steps": len(trajectory.steps),
         "size": size,
-        "inversion": trajectory.method,
+        "inversion": trajectory.inversion,
         "convention": trajectory.convention,
         "offset": trajectory.steps[-1].timestep,
     }

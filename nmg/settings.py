@@ -29,8 +29,9 @@ def unpacked(values: dict[str, Any], module: Any) -> Any:
     """
     values = {key: _restored(value) for key, value in values.items()}
     name = values.pop("method")
-    if name not in module.__all__:
-        raise ValueError(f"this version has no method {name!r}; it has {', '.join(module.__all__)}")
+    known = [n for n in module.__all__ if dataclasses.is_dataclass(getattr(module, n))]
+    if name not in known:
+        raise ValueError(f"this version has no method {name!r}; it has {', '.join(known)}")
     for key, value in values.items():
         if isinstance(value, dict) and "method" in value:
             values[key] = unpacked(value, module)

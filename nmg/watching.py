@@ -27,7 +27,7 @@ class Watching(Editor):
     Args:
         editor: the editor that edits.
         seen: filled by a run: one tensor per step, [rows, height, width, tokens], mean over layers and heads.
-        prompts: filled by a run: the tokens of each row's prompt.
+        prompts: filled by a run: the tokens that each row reads.
     """
 
     editor: Editor
@@ -51,11 +51,18 @@ class Watching(Editor):
     def negative(self, source: str) -> str:
         return self.editor.negative(source)
 
+    def targets(self, source: str) -> tuple[str, ...]:
+        return self.editor.targets(source)
+
     def prepare(self, run: Run) -> Editor:
         backbone = run.backbone
         self.seen.clear()
-        self.prompts[:] = [tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in run.prompts]
-        return _Running(self.editor.prepare(run), self.seen)
+        inner = self.editor.prepare(run)
+        # Along an edit direction every row reads the source prompt, moved.
+        follows = inner.text(run, run.steps[0]) is run.text
+        prompts = run.prompts if follows else run.prompts[:1] * len(run.prompts)
+        self.prompts[:] = [tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts]
+        return _Running(inner, self.seen)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ PIX2PIX_ZERO = ["--editor", "pix2pix-zero"]
     [
         ([*MASACTRL, "--start-layer", "2"], nmg.MasaCtrl(0, 2)),
         (
-            [*MASACTRL, "--foreground", "red cat", "cat", "--threshold", "0.4"],
+            [*MASACTRL, "--words", "red cat", "cat", "--threshold", "0.4"],
             nmg.MasaCtrl(0, words=("red cat", "cat"), threshold=0.4),
         ),
         ([*PIX2PIX_ZERO, "--amount", "0.05"], nmg.Pix2PixZero(amount=0.05)),
@@ -178,7 +178,7 @@ def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
     np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
 
     assert main(["invert", CAT, "--steps", "2", *regularised]) == 0
-    assert nmg.Trajectory.load("trajectory.safetensors").method == nmg.Regularised()
+    assert nmg.Trajectory.load("trajectory.safetensors").inversion == nmg.Regularised()
     target = ["--trajectory", "trajectory.safetensors", "--target", *Recipe.read("edit.png").targets]
     for options in ([], regularised):
         assert main(["edit", *target, *options, "--out", "from-trajectory.png"]) == 0
@@ -265,7 +265,7 @@ def test_replay_shows_the_settings(here, capsys):
             "both masks or none, and target_mask is missing",
         ),
         (
-            ["edit", "scene:7,kind=cat", "--target", "a dog", "--editor", "masactrl", "--foreground", "cat", "fox"],
+            ["edit", "scene:7,kind=cat", "--target", "a dog", "--editor", "masactrl", "--words", "cat", "fox"],
             "'fox' does not occur in the prompt 'a dog'",
         ),
         (

@@ -190,16 +190,16 @@ def whitened(noise, seed=0, **options):
 @pytest.mark.parametrize("seed", [0, 7])
 def test_without_weights_a_regularised_inversion_is_ddim(backbone, picture, trajectory, seed):
     method = Regularised(auto_correlation=0, divergence=0, seed=seed)
-    plain = invert(backbone, picture, trajectory.prompt, steps=4, method=method, progress=False)
+    plain = invert(backbone, picture, trajectory.prompt, steps=4, inversion=method, progress=False)
     assert torch.equal(plain.maps, trajectory.maps)
-    named = invert(backbone, picture, trajectory.prompt, steps=4, method=DDIM(), progress=False)
+    named = invert(backbone, picture, trajectory.prompt, steps=4, inversion=DDIM(), progress=False)
     assert torch.equal(named.maps, trajectory.maps)
 
 
 def test_the_same_seed_gives_the_same_maps_and_another_seed_others(backbone, picture, trajectory):
     def maps(seed):
         method = Regularised(rounds=1, seed=seed)
-        return invert(backbone, picture, SOURCE, steps=2, method=method, progress=False).maps
+        return invert(backbone, picture, SOURCE, steps=2, inversion=method, progress=False).maps
 
     first, again, other = maps(0), maps(0), maps(1)
     assert torch.equal(first, again)
@@ -230,7 +230,7 @@ def test_more_rounds_and_larger_weights_move_the_noise_further(coloured):
 
 def test_a_regularised_inversion_starts_from_whiter_noise(backbone, picture, trajectory):
     method = Regularised()
-    regularised = invert(backbone, picture, SOURCE, steps=4, method=method, progress=False)
+    regularised = invert(backbone, picture, SOURCE, steps=4, inversion=method, progress=False)
     assert torch.equal(regularised.maps[0], trajectory.maps[0])
     assert regularised.maps.isfinite().all()
     assert divergence(regularised.start) < divergence(trajectory.start)
@@ -284,12 +284,12 @@ def test_shifts_go_from_1_to_below_half_of_every_level(shape, sizes):
 
 @pytest.mark.parametrize("size", [(40, 24), (18, 34)])
 def test_other_sizes_and_shapes_invert_regularised(backbone, picture, size):
-    trajectory = invert(backbone, picture, SOURCE, steps=1, size=size, method=Regularised(), progress=False)
+    trajectory = invert(backbone, picture, SOURCE, steps=1, size=size, inversion=Regularised(), progress=False)
     assert trajectory.latent_size == (size[1] // 2, size[0] // 2) and trajectory.maps.isfinite().all()
 
 
 def test_a_regularised_inversion_works_in_inference_mode(backbone, picture):
-    given = {"steps": 1, "method": Regularised(rounds=1), "progress": False}
+    given = {"steps": 1, "inversion": Regularised(rounds=1), "progress": False}
     expected = invert(backbone, picture, SOURCE, **given).maps
     with torch.inference_mode():
         assert torch.equal(invert(backbone, picture, SOURCE, **given).maps, expected)
@@ -329,14 +329,14 @@ def test_what_is_saved_is_loaded_exactly(trajectory, tmp_path):
 
 @pytest.mark.parametrize("method", [DDIM(), Regularised(), Regularised(3.0, 0.5, 2, 1, 7)], ids=str)
 def test_a_trajectory_remembers_its_method(trajectory, tmp_path, method):
-    dataclasses.replace(trajectory, method=method).save(tmp_path / "cat.safetensors")
-    assert Trajectory.load(tmp_path / "cat.safetensors").method == method
+    dataclasses.replace(trajectory, inversion=method).save(tmp_path / "cat.safetensors")
+    assert Trajectory.load(tmp_path / "cat.safetensors").inversion == method
 
 
 def test_inverting_says_by_what_method(backbone, picture, trajectory):
     method = Regularised(rounds=1)
-    assert invert(backbone, picture, SOURCE, steps=1, method=method, progress=False).method == method
-    assert trajectory.method == DDIM()
+    assert invert(backbone, picture, SOURCE, steps=1, inversion=method, progress=False).inversion == method
+    assert trajectory.inversion == DDIM()
 
 
 def test_a_file_from_before_there_were_methods_is_of_ddim(trajectory, tmp_path):
@@ -345,27 +345,38 @@ def test_a_file_from_before_there_were_methods_is_of_ddim(trajectory, tmp_path):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     described = json.loads(metadata["trajectory"])
-    assert described.pop("method") == {"method": "DDIM"}
+    assert described.pop("inversion") == {"method": "DDIM"}
     save_file({"maps": trajectory.maps}, path, metadata={**metadata, "trajectory": json.dumps(described)})
-    assert Trajectory.load(path).method == DDIM()
+    assert Trajectory.load(path).inversion == DDIM()
 
 
 @pytest.mark.parametrize(
     ("own", "other"), [(DDIM(), Regularised()), (Regularised(), DDIM()), (Regularised(), Regularised(seed=1))], ids=str
 )
 def test_an_edit_refuses_an_inversion_that_is_not_the_trajectorys(tiny, trajectory, own, other):
-    made = dataclasses.replace(trajectory, method=own)
+    made = dataclasses.replace(trajectory, inversion=own)
     with pytest.raises(ValueError, match=r"inversion=.* is not the trajectory's .*; leave it out, or invert again"):
         edit(tiny(), made, inversion=other, progress=False)
-    assert edit(tiny(), made, inversion=own, progress=False).trajectory.method == own
+    assert edit(tiny(), made, inversion=own, progress=False).trajectory.inversion == own
 
 
 def test_an_edit_inverts_by_the_method_that_is_asked_for(tiny, picture):
     given = {"steps": 1, "progress": False}
     method = Regularised(rounds=1, seed=3)
     result = edit(tiny(), picture, SOURCE, inversion=method, **given)
-    expected = invert(tiny(), result.source, SOURCE, method=method, **given)
-    assert result.trajectory.method == method and torch.equal(result.trajectory.maps, expected.maps)
+    expected = invert(tiny(), result.source, SOURCE, inversion=method, **given)
+    assert result.trajectory.inversion == method and torch.equal(result.trajectory.maps, expected.maps)
+
+
+def test_a_trajectory_of_an_inversion_that_could_not_be_read_again_is_not_saved(trajectory, tmp_path):
+    class Another(DDIM):
+        pass
+
+    with pytest.raises(
+        ValueError, match="Another is no inversion of this package, so the file could not be read again"
+    ):
+        dataclasses.replace(trajectory, inversion=Another()).save(tmp_path / "cat.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_again_replaces_the_file(trajectory, tmp_path):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import nmg.editors.masactrl as masactrl
-from nmg import CFG, Backbone, Editor, MasaCtrl, NoiseMap, denoise, edit, prepare
+from nmg import CFG, Backbone, Editor, MasaCtrl, denoise, edit, prepare
 from nmg.alignment import find, tokenize
 from nmg.attention import Site, attention, probabilities, sites
 
@@ -51,13 +51,6 @@ def attended(run, q, k, v, **options):
 # ---------------------------------------------------------------- identities
 
 
-@pytest.mark.parametrize("guidance", [CFG(), NoiseMap()])
-@pytest.mark.parametrize("start_step", [4, 50])
-def test_from_a_step_beyond_the_last_on_nothing_changes(sample, guidance, start_step):
-    editor = MasaCtrl(start_step=start_step, start_layer=0)
-    assert torch.equal(sample((JUMPING,), guidance, editor), sample((JUMPING,), guidance, Editor()))
-
-
 def test_without_a_target_nothing_changes(sample):
     assert torch.equal(sample((), editor=MasaCtrl(**FULL)), sample((), editor=Editor()))
 
@@ -81,12 +74,6 @@ def test_several_targets_together_are_the_same_as_each_alone(sample, options):
     for row, target in enumerate(targets, 1):
         own = {**options, "words": (options["words"][0], options["words"][row])} if "words" in options else options
         assert_close(together[row], sample((target,), editor=MasaCtrl(**FULL, **own))[1], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_a_source_mask_that_holds_everything_or_nothing_is_no_mask(sample, everywhere):
-    masked = MasaCtrl(**FULL, source_mask=np.full((16, 16), everywhere), target_mask=TOP)
-    assert torch.equal(sample((JUMPING,), editor=masked), sample((JUMPING,), editor=MasaCtrl(**FULL)))
 
 
 def test_words_at_a_threshold_of_0_hold_everything(sample):
@@ -121,6 +108,15 @@ def test_masks_and_words_each_change_what_is_looked_at(sample):
     )
     for first, second in ((plain, masked), (plain, worded), (masked, worded)):
         assert (first - second).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("share", "step"), [(0.0, 0), (0.25, 1), (0.6, 2), (0.7, 3)])
+def test_a_start_that_is_a_share_of_the_steps_is_its_step(run, share, step):
+    by_share, by_step = (
+        [editor.attend(run, at) is not None for at in run.steps]
+        for editor in (MasaCtrl(start_step=start).prepare(run) for start in (share, step))
+    )
+    assert by_share == by_step == [index >= step for index in range(4)]
 
 
 def test_layers_before_the_first_and_cross_attention_stay_the_networks(run):
@@ -184,13 +180,31 @@ def test_a_query_depends_on_nothing_of_the_other_ground(run, inside):
     assert changed[:, :, ~same].amax((1, 3)).min() > 1e-3
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_where_a_layer_is_too_coarse_to_part_them_there_is_no_mask(run, inside):
+    speck = np.full((16, 16), inside)
+    speck[5, 5] = not inside
+    q, k, v = heads(64)
+    assert torch.equal(attended(run, q, k, v, source_mask=speck, target_mask=TOP), attended(run, q, k, v))
+    q, k, v = heads(256)
+    assert not torch.equal(attended(run, q, k, v, source_mask=speck, target_mask=TOP), attended(run, q, k, v))
+
+
 # ---------------------------------------------------------------- masks
+
+
+def cut_out():
+    """A white picture that is transparent where the background is."""
+    picture = Image.new("RGBA", (16, 16), "white")
+    picture.putalpha(Image.fromarray(LEFT).convert("L"))
+    return picture
 
 
 @pytest.fixture
 def files(tmp_path):
     Image.fromarray(LEFT).save(tmp_path / "mask.png")
     Image.fromarray(LEFT).convert("RGB").save(tmp_path / "mask.webp", lossless=True)
+    cut_out().save(tmp_path / "cut out.png")
     return tmp_path
 
 
@@ -200,33 +214,39 @@ def files(tmp_path):
         LEFT.astype(float),
         LEFT.astype(np.uint8),
         LEFT.astype(np.uint8) * 255,
+        LEFT.astype(np.int64) * 255,
         LEFT[..., None],
         torch.from_numpy(LEFT),
         torch.from_numpy(LEFT)[None, None].half(),
+        torch.from_numpy(LEFT).bfloat16(),
+        torch.from_numpy(LEFT).byte() * 255,
         Image.fromarray(LEFT),
         Image.fromarray(LEFT).convert("RGBA"),
+        Image.fromarray(LEFT.astype(np.uint8)),
+        cut_out(),
         "mask.png",
         Path("mask.webp"),
+        "cut out.png",
     ],
     ids=lambda given: f"{type(given).__name__} {getattr(given, 'dtype', getattr(given, 'mode', given))}",
 )
 def test_a_mask_of_every_kind_is_the_same(run, files, given, monkeypatch):
     monkeypatch.chdir(files)
-    source, target = MasaCtrl(source_mask=given, target_mask=LEFT).prepare(run).masks
+    source, target = MasaCtrl(**FULL, source_mask=given, target_mask=LEFT).prepare(run).masks
     assert torch.equal(source.bool(), torch.from_numpy(LEFT)) and torch.equal(source, target)
 
 
 @pytest.mark.parametrize("times", [2, 3, 32])
 def test_a_mask_may_have_any_size(run, times):
     large = np.kron(LEFT, np.ones((times, times), bool))
-    source, target = MasaCtrl(source_mask=large, target_mask=LEFT).prepare(run).masks
+    source, target = MasaCtrl(**FULL, source_mask=large, target_mask=LEFT).prepare(run).masks
     assert torch.equal(source, target)
 
 
 def test_a_mask_of_the_pictures_shape_is_cropped_as_the_picture_is(run):
     wide = np.zeros((32, 48), bool)
     wide[:, 8:20] = True
-    source, target = MasaCtrl(source_mask=wide, target_mask=LEFT).prepare(run).masks
+    source, target = MasaCtrl(**FULL, source_mask=wide, target_mask=LEFT).prepare(run).masks
     assert torch.equal(source, target)
 
 
@@ -243,7 +263,7 @@ def test_latents_that_are_not_square_have_masks_and_words(tiny, picture, size):
         return edit(tiny(), picture, SOURCE, [JUMPING], **given).latents[1]
 
     plain = edited()
-    assert torch.equal(edited(source_mask=np.ones((30, 70)), target_mask=TOP), plain)
+    assert torch.equal(edited(words=("cat", "cat"), threshold=0), plain)
     assert (edited(**MASKS) - plain).abs().max() > 1e-3
     assert (edited(words=("cat", "cat"), threshold=0.5) - plain).abs().max() > 1e-3
 
@@ -328,7 +348,7 @@ def test_in_every_kind_of_model_the_start_layer_lies_in_the_decoder(any_model):
 
 
 @pytest.mark.parametrize("name", ["start_step", "start_layer"])
-@pytest.mark.parametrize("value", [-1, True, 1.5, "4"], ids=str)
+@pytest.mark.parametrize("value", [-1, True, 1.0, 1.5, -0.5, math.nan, "4"], ids=str)
 def test_a_start_that_is_no_whole_number_is_refused(name, value, unchecked):
     with pytest.raises(ValueError, match=f"{name}=.* must be a whole number from 0 on"):
         MasaCtrl(**{name: value})
@@ -356,21 +376,34 @@ def test_settings_that_can_not_be_used_are_refused(options, message):
         MasaCtrl(**options)
 
 
+@pytest.mark.parametrize("start_step", [4, 50, 0.9])
+def test_a_start_beyond_the_last_step_is_refused(sample, start_step):
+    with pytest.raises(ValueError, match=rf"start_step={start_step} leaves none of the 4 steps.*give an earlier one"):
+        sample((JUMPING,), editor=MasaCtrl(start_step=start_step))
+
+
+@pytest.mark.parametrize("name", ["source_mask", "target_mask"])
+@pytest.mark.parametrize(("everywhere", "ground"), [(True, "foreground"), (False, "background")])
+def test_a_mask_that_separates_nothing_is_refused(sample, name, everywhere, ground):
+    with pytest.raises(ValueError, match=f"a mask is all {ground} at the latent's size 16×16"):
+        sample((JUMPING,), editor=MasaCtrl(**FULL, **{**MASKS, name: np.full((64, 64), everywhere)}))
+
+
 def test_a_layer_that_the_network_does_not_have_is_refused(sample):
     with pytest.raises(ValueError, match="start_layer=7 leaves no layer of the network's 7; give 0…6"):
-        sample((JUMPING,), editor=MasaCtrl(start_layer=7))
+        sample((JUMPING,), editor=MasaCtrl(start_step=0, start_layer=7))
 
 
 @pytest.mark.parametrize("words", ["cat", ("cat",), ("cat", "cat", "cat")], ids=str)
 def test_words_go_by_prompt(sample, words):
     with pytest.raises(ValueError, match="words go by prompt: give 2 of them"):
-        sample((JUMPING,), editor=MasaCtrl(words=words))
+        sample((JUMPING,), editor=MasaCtrl(start_step=0, words=words))
 
 
 @pytest.mark.parametrize("words", [("cat", "zebra"), ("zebra", "cat")])
 def test_a_word_that_its_prompt_does_not_hold_is_an_error_that_lists_the_words(sample, words):
     with pytest.raises(ValueError, match="'zebra' does not occur in the prompt .* its words are a, red, cat"):
-        sample((JUMPING,), editor=MasaCtrl(words=words))
+        sample((JUMPING,), editor=MasaCtrl(start_step=0, words=words))
 
 
 @pytest.mark.parametrize(

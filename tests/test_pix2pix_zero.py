@@ -112,11 +112,11 @@ def test_an_editor_can_be_used_again_with_the_same_result(sample, direction):
 # ---------------------------------------------------------------- the text
 
 
-def test_the_targets_text_is_the_sources_moved_along_the_direction(run, direction):
+def test_the_targets_text_is_the_sources_moved_along_the_direction(backbone, trajectory, direction):
+    run = prepare(backbone, trajectory, [BLUE], SOURCE)
     text = Pix2PixZero(direction).prepare(run).text(run, run.steps[0])
     assert torch.equal(text[0], run.text[0])
-    for row in (1, 2):
-        assert_close(text[row], run.text[0] + direction.embedding[0])
+    assert_close(text[1], run.text[0] + direction.embedding[0])
 
 
 def test_without_a_direction_the_text_is_the_prompts(run):
@@ -127,6 +127,29 @@ def test_under_a_direction_the_target_prompt_is_only_a_name(sample, direction):
     first, second = (sample((target,), editor=Pix2PixZero(direction)) for target in (BLUE, "zebra"))
     assert torch.equal(first, second)
     assert (first - sample((BLUE,), editor=Pix2PixZero()))[1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "targets"),
+    [
+        (None, SOURCE, ()),
+        (("cat", "dog"), SOURCE, (DOG,)),
+        (("red cat", r"\1 dog"), SOURCE, (SOURCE.replace("red cat", r"\1 dog"),)),
+        (("at", "on"), SOURCE, (SOURCE,)),
+        ((CATS, DOGS), SOURCE, (SOURCE,)),
+        ("cat-to-dog.safetensors", SOURCE, (SOURCE,)),
+        (("cat", "dog"), "", ("edited",)),
+    ],
+    ids=str,
+)
+def test_a_direction_brings_its_target(given, source, targets):
+    assert Pix2PixZero(given).targets(source) == targets
+
+
+def test_a_direction_needs_no_target_prompt(tiny, trajectory, sample, direction):
+    result = edit(tiny(), trajectory, guidance=CFG(), editor=Pix2PixZero(direction), progress=False)
+    assert len(result.pictures) == 1
+    assert_close(result.latents, sample((DOG,), editor=Pix2PixZero(direction), **LIKE_PAPER))
 
 
 def test_the_null_half_follows_the_source_prompt_unless_another_is_given(tiny, trajectory, sample):
@@ -158,8 +181,9 @@ def maps(run, x, text):
 
 
 @pytest.fixture
-def descent(run):
+def descent(backbone, trajectory):
     """What one step of descent does: its distances before and after, by target and copy, and how the latents moved."""
+    run = prepare(backbone, trajectory, [BLUE, DOG], "a dog in the snow")
     x = run.start + 0.3 * torch.randn(run.start.shape, generator=torch.Generator().manual_seed(0))
     doubled, text = torch.cat([x, x]), torch.cat([run.null, run.text])
 
@@ -351,16 +375,17 @@ def test_a_saved_direction_is_loaded_exactly(sample, direction, tmp_path):
 # ---------------------------------------------------------------- separation
 
 
-def test_the_separation_is_the_share_of_pairs_in_order_along_the_others_direction():
-    random = torch.Generator().manual_seed(0)
-    source, target = (torch.randn(n, 2, 3, generator=random) + shift for n, shift in ((5, 0.0), (4, 0.8)))
+@pytest.mark.parametrize("seed", range(4))
+def test_the_separation_is_the_share_of_pairs_in_order_along_the_other_sentences_direction(seed):
+    random = torch.Generator().manual_seed(seed)
+    source, target = (torch.randn(n, 2, 3, generator=random) + shift for n, shift in ((8, 0.0), (6, 0.1)))
     ordered = []
-    for i, s in enumerate(source):
-        for j, t in enumerate(target):
-            others = [torch.cat([side[:n], side[n + 1 :]]).mean(0) for side, n in ((source, i), (target, j))]
-            ordered.append(((t - s) * (others[1] - others[0])).sum() > 0)
-    assert pix2pix_zero._separation(source, target) == pytest.approx(sum(ordered) / 20)
-    assert 0.5 < sum(ordered) / 20 < 1
+    for fold in (0, 1):
+        move = target[fold::2].mean(0) - source[fold::2].mean(0)
+        others = [(s, t) for s in source[1 - fold :: 2] for t in target[1 - fold :: 2]]
+        ordered += [((t - s) * move).sum().item() > 0 for s, t in others]
+    assert pix2pix_zero._separation(source, target) == pytest.approx(sum(ordered) / 24)
+    assert 0 < sum(ordered) < 24
 
 
 def test_equal_sides_are_told_apart_by_chance_and_distant_ones_surely():
@@ -426,6 +451,16 @@ def test_an_amount_that_is_no_finite_number_is_refused(amount, unchecked):
         Pix2PixZero(amount=amount)
 
 
+def test_one_direction_gives_one_picture(sample, direction):
+    with pytest.raises(ValueError, match="one direction gives one picture, and there are 2 targets; give one target"):
+        sample((BLUE, DOG), editor=Pix2PixZero(direction))
+
+
+def test_a_direction_of_another_kind_is_refused(unchecked):
+    with pytest.raises(TypeError, match=r"direction is a float; give two sides, such as direction=\('cat', 'dog'\)"):
+        Pix2PixZero(0.15)
+
+
 @pytest.mark.parametrize("sides", [("cat",), ("cat", "dog", "fox"), ()], ids=str)
 def test_a_direction_has_two_sides(sides, unchecked):
     with pytest.raises(ValueError, match=f"direction has {len(sides)} sides; give two"):
@@ -441,7 +476,7 @@ def test_a_direction_has_two_sides(sides, unchecked):
         (("cat", "  "), ValueError, "the phrase is empty"),
         (([], DOGS), ValueError, r"\[\] gives no sentence"),
         (("empty.txt", DOGS), ValueError, r"'empty\.txt' gives no sentence; give a word, a file with a sentence"),
-        (("none.txt", DOGS), FileNotFoundError, r"none\.txt"),
+        (("none.txt", DOGS), FileNotFoundError, r"no file of sentences at 'none\.txt'; give one"),
         ((["cat " * 30], DOGS), ValueError, "shorten"),
     ],
     ids=lambda value: str(value)[:30],

@@ -226,7 +226,7 @@ def regularised_inversion(case: Case, verdict: Verdict) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(regularised, "draw_shifts", lambda shape, generator: next(drawn))
         trajectory = rise(
-            case.backbone, maps[0], p["prompt"], p["num_inference_steps"], "diffusers-0.18", 0, method=method
+            case.backbone, maps[0], p["prompt"], p["num_inference_steps"], "diffusers-0.18", 0, inversion=method
         )
     assert next(drawn, None) is None
     verdict.same("timesteps", [step.timestep for step in reversed(trajectory.steps)])

@@ -118,6 +118,8 @@ def test_a_method_that_the_module_does_not_have_is_refused():
         unpacked({"method": "Telepathy"}, editors)
     with pytest.raises(ValueError, match="no method 'Regularised'"):
         unpacked(packed(Regularised()), editors)
+    with pytest.raises(ValueError, match="no method 'bar'; it has DDIM, Regularised"):
+        unpacked({"method": "bar"}, inversion)
 
 
 def test_settings_that_the_method_does_not_have_are_refused():

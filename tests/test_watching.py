@@ -115,6 +115,11 @@ def test_an_edit_that_is_watched_takes_the_editors_negative_prompt(tiny, traject
     assert Watching(Pix2PixZero()).negative(SOURCE) == SOURCE and Watching(Editor()).negative(SOURCE) == ""
 
 
+def test_an_edit_that_is_watched_takes_the_editors_targets():
+    assert Watching(Pix2PixZero(("cat", "dog"))).targets(SOURCE) == (DOG,)
+    assert Watching(PromptToPrompt()).targets(SOURCE) == ()
+
+
 # ---------------------------------------------------------------- errors
 
 

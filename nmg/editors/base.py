@@ -26,6 +26,10 @@ class Editor:
         """The prompt of the null half where none is given."""
         return ""
 
+    def targets(self, source: str) -> tuple[str, ...]:
+        """The targets where no target prompt is given; by default none, for the reconstruction alone."""
+        return ()
+
     def prepare(self, run: Run) -> Editor:
         """Once per run, before its first step."""
         return self

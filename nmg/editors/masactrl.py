@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,14 @@ class MasaCtrl(Editor):
     background at the source's background only; give either the masks, or the words that they are found by.
 
     Args:
-        start_step: the first step of mutual attention; before it, the target's own prompt lays the picture out.
+        start_step: the first step of mutual attention, or its share of the steps, such as 0.2; before it, the target's own
+            prompt lays the picture out. The paper's 4 belongs to 50 steps.
         start_layer: the first self-attention layer of it, counted from 0 in the order they run. If not given, 10 of
             Stable Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
         source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file of
             any size (brighter than half is foreground).
         words: a word or phrase of the source prompt, then one of each target prompt, whose cross-attention finds
-            the foreground at every step (section 4.2, "mask-aware").
+            the foreground at every step (section 4.2, "mask-aware"); layers that run before the first of its maps in a step have none.
         threshold: share of a found map's range from which a position is foreground.
 
     Raises:
@@ -54,7 +56,7 @@ class MasaCtrl(Editor):
             a run is prepared, for a start layer that the network doesn't have or a word that its prompt does not hold.
     """
 
-    start_step: int = 4
+    start_step: int | float = 4
     start_layer: int | None = None
     source_mask: Any = None
     target_mask: Any = None
@@ -62,11 +64,17 @@ class MasaCtrl(Editor):
     threshold: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("start_step", "start_layer"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 0 or (value is None and name == "start_layer")):
-                raise ValueError(f"MasaCtrl: {name}={value!r} must be a whole number from 0 on, such as {name}=4")
+        start, layer = self.start_step, self.start_layer
+        share = isinstance(start, float) and 0 <= start < 1
+        if not (share or _whole(start)):
+            raise ValueError(
+                f"MasaCtrl: start_step={start!r} must be a whole number from 0 on, such as start_step=4, or a share of the "
+                "steps below 1"
+            )
+        if layer is not None and not _whole(layer):
+            raise ValueError(
+                f"MasaCtrl: start_layer={layer!r} must be a whole number from 0 on, such as start_layer=10"
+            )
         if (self.source_mask is None) != (self.target_mask is None):
             missing = "source_mask" if self.source_mask is None else "target_mask"
             raise ValueError(f"MasaCtrl needs both masks or none, and {missing} is missing; words=… finds them instead")
@@ -76,7 +84,7 @@ class MasaCtrl(Editor):
                 object.__setattr__(self, name, mask_picture(getattr(self, name)))
         if self.source_mask is not None and self.words is not None:
             raise ValueError("MasaCtrl takes its foreground from masks or from words, not from both; leave one out")
-        if not 0 <= self.threshold <= 1:
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"MasaCtrl: threshold={self.threshold!r} must be a share of the range, 0…1, such as 0.1")
 
     def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
@@ -90,6 +98,11 @@ class MasaCtrl(Editor):
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
+        if self.first_step(len(run.steps)) >= len(run.steps):
+            raise ValueError(
+                f"MasaCtrl: start_step={self.start_step} leaves none of the {len(run.steps)} steps, so nothing would be "
+                "edited; give an earlier one, or a share such as start_step=0.1"
+            )
         masks = None
         if self.source_mask is not None:
             masks = torch.stack(
@@ -102,6 +115,10 @@ class MasaCtrl(Editor):
             marked=self.marked(run.backbone, run.prompts),
             watched=run.backbone.quarter_size(run.latent_size),
         )
+
+    def first_step(self, count: int) -> int:
+        """The first of `count` steps with mutual attention."""
+        return round(self.start_step * count) if isinstance(self.start_step, float) else int(self.start_step)
 
     def first_layer(self, backbone: Backbone) -> int:
         """The first self-attention layer of mutual attention.
@@ -130,18 +147,27 @@ class MasaCtrl(Editor):
         return [find(word, prompt) for word, prompt in zip(self.words, tokens, strict=True)]
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
 def mask_picture(mask: np.ndarray | Tensor | Image.Image) -> Image.Image:
     """A mask in memory as a grey picture; an array [height, width], or with axes of length 1 besides, as black and white.
+
+    What is transparent in a picture is background; a picture of 0 and 1 counts as an array does.
 
     Raises:
         ValueError: for an array of another shape.
     """
     if isinstance(mask, Image.Image):
-        return Image.fromarray(np.asarray(images.load(mask).convert("L")))
-    array = (mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask).squeeze()
+        if "A" in mask.getbands() or "transparency" in mask.info:
+            mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
+        grey = np.asarray(images.load(mask).convert("L"))
+        return Image.fromarray(grey * 255 if grey.max() <= 1 else grey)
+    array = (mask.detach().float().cpu().numpy() if isinstance(mask, Tensor) else mask).squeeze()
     if array.ndim != 2:
         raise ValueError(f"a mask has the shape {list(mask.shape)}; give [height, width]")
-    half = 127 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
+    half = 127 if array.max(initial=0) > 1 else 0.5
     return Image.fromarray(255 * (array.astype(np.float32) > half).astype(np.uint8))
 
 
@@ -149,10 +175,19 @@ def load_mask(mask: str | os.PathLike | Image.Image, size: tuple[int, int]) -> F
     """A mask of the given height and width, cropped as a picture of its shape would be: 1 where it is brighter than half.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: for what is no picture, as `images.load`.
+        ValueError, FileNotFoundError: for what is no picture, as `images.load`; for a mask that is all background or all
+            foreground.
     """
-    picture = images.fit(images.load(mask), size[1], size[0])
-    return torch.from_numpy(np.asarray(picture.convert("L")) > 127).float()
+    if not isinstance(mask, Image.Image):
+        images.load(mask)
+        mask = mask_picture(Image.open(mask))
+    values = torch.from_numpy(np.asarray(images.fit(mask, size[1], size[0]).convert("L")) > 127)
+    if values.all() or not values.any():
+        raise ValueError(
+            f"MasaCtrl: a mask is all {'foreground' if values.all() else 'background'} at the latent's size "
+            f"{size[0]}×{size[1]}, so it would separate nothing; give one that is white where the foreground is"
+        )
+    return values.float()
 
 
 def foreground(maps: Maps) -> Maps:
@@ -172,7 +207,7 @@ class _Running(Editor):
     watched: tuple[int, int]
 
     def attend(self, run: Run, step: Step) -> Attend | None:
-        if step.index < self.config.start_step:
+        if step.index < self.config.first_step(len(run.steps)):
             return None
         seen = _Seen(self.marked, self.watched)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class EditDirection:
         embedding: mean embedding of the target sentences minus that of the source sentences, [1, tokens, features].
         source, target: the sentences.
         separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence lies
-            farther along it than every source sentence), each sentence left out of the direction that it is measured along.
+            farther along it than every source sentence), on sentences that the direction was not made of.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
@@ -132,12 +133,14 @@ Side = str | os.PathLike | Sequence[str]
 def _sentences(side: Side, backbone: Backbone) -> tuple[str, ...]:
     """The sentences of one side of a direction."""
     if isinstance(side, os.PathLike) or (isinstance(side, str) and side.endswith(".txt")):
+        if not os.path.isfile(side):
+            raise FileNotFoundError(
+                f"there is no file of sentences at {os.fspath(side)!r}; give one with a sentence per line"
+            )
         with open(side, encoding="utf-8") as file:
             found = tuple(line.strip() for line in file if line.strip())
-    elif isinstance(side, str):
-        found = sentences(side, backbone)
     else:
-        found = tuple(side)
+        found = sentences(side, backbone) if isinstance(side, str) else tuple(side)
     if not found:
         raise ValueError(f"{side!r} gives no sentence; give a word, a file with a sentence per line, or a list of them")
     return found
@@ -152,20 +155,19 @@ def _encoded(backbone: Backbone, texts: Sequence[str]) -> Float[Tensor, "sentenc
 def _separation(source: Tensor, target: Tensor) -> float:
     """Share of the pairs of a source and a target sentence that lie in the right order along the direction.
 
-    Each pair is measured along the direction of all other sentences, so that the order is no artefact of the fit.
+    The direction of every second sentence orders the others, and the other way round, so that the order is no artefact of
+    the fit; where the sides match sentence by sentence, partners are on the same side of the fold. NaN for fewer than
+    two sentences a side.
     """
     if min(len(source), len(target)) < 2:
         return math.nan
     source, target = source.flatten(1).double(), target.flatten(1).double()
-    # <t - s, d'>, where d' leaves s and t out of its means, from the inner products of all sentences.
-    a, b = len(source), len(target)
-    ss, st, tt = source @ source.T, source @ target.T, target @ target.T
-    along_target_t = (tt.sum(1) - tt.diagonal()) / (b - 1)
-    along_source_s = (ss.sum(1) - ss.diagonal()) / (a - 1)
-    along_target_s = (st.sum(1, keepdim=True) - st) / (b - 1)
-    along_source_t = (st.sum(0, keepdim=True) - st) / (a - 1)
-    margins = (along_target_t[None] - along_source_t) - (along_target_s - along_source_s[:, None])
-    return ((margins > 0).double() + 0.5 * (margins == 0).double()).mean().item()
+    shares = []
+    for fold in (0, 1):
+        move = target[fold::2].mean(0) - source[fold::2].mean(0)
+        margins = (target[1 - fold :: 2] @ move)[:, None] - source[1 - fold :: 2] @ move
+        shares.append(((margins > 0).double() + 0.5 * (margins == 0).double()).mean().item())
+    return sum(shares) / 2
 
 
 # ---------------------------------------------------------------- the editor
@@ -184,12 +186,13 @@ class Pix2PixZero(Editor):
 
     Args:
         direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes; the
-            target prompt is then only a name. If not given, a target follows its own prompt: the direction is the
-            difference of the two prompts' embeddings.
-        amount: the length of the step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original.
+            only target needs no prompt then, and one that is given is only a name. If not given, targets follow their own
+            prompts: the direction is the difference of two prompts' embeddings.
+        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for none.
 
     Raises:
-        ValueError: for an amount that is not finite; when a run is prepared, for a direction of another text encoder.
+        ValueError: for an amount that is not finite; when a run is prepared, for a direction whose shape is not the text
+            encoder's, or several targets of one direction.
     """
 
     direction: Direction = None
@@ -198,31 +201,51 @@ class Pix2PixZero(Editor):
     def __post_init__(self) -> None:
         if isinstance(self.amount, bool) or not isinstance(self.amount, int | float) or not math.isfinite(self.amount):
             raise ValueError(f"Pix2PixZero: amount={self.amount!r} must be a finite number, such as 0.15")
-        if isinstance(self.direction, Sequence) and not isinstance(self.direction, str) and len(self.direction) != 2:
+        if not isinstance(self.direction, EditDirection | str | os.PathLike | tuple | list | None):
+            raise TypeError(
+                f"Pix2PixZero: direction is a {type(self.direction).__name__}; give two sides, such as "
+                "direction=('cat', 'dog'), the path of a saved direction, or an EditDirection"
+            )
+        if isinstance(self.direction, tuple | list) and len(self.direction) != 2:
             raise ValueError(
                 f"Pix2PixZero: direction has {len(self.direction)} sides; give two, such as direction=('cat', 'dog')"
             )
 
     def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
         """Find the direction."""
-        self.resolved(backbone)
+        self.resolved(backbone, len(prompts) - 1)
 
     def negative(self, source: str) -> str:
         return source
 
+    def targets(self, source: str) -> tuple[str, ...]:
+        """Where the direction is two words or phrases, the source prompt with the one exchanged for the other."""
+        if self.direction is None:
+            return ()
+        sides = self.direction if isinstance(self.direction, tuple | list) else ()
+        named = [re.escape(side) for side in sides if isinstance(side, str)]
+        if len(named) == 2:
+            source = re.sub(rf"\b{named[0]}\b", lambda match: str(sides[1]), source, count=1)
+        return (source or "edited",)
+
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        move = self.resolved(run.backbone)
+        move = self.resolved(run.backbone, len(run.prompts) - 1)
         if move is None:
             return _Running(self, run.text)
         source = rows.source(run.text)
         return _Running(self, rows.with_targets(source + move.embedding.to(source), run.text))
 
-    def resolved(self, backbone: Backbone) -> EditDirection | None:
+    def resolved(self, backbone: Backbone, targets: int = 1) -> EditDirection | None:
         """The direction itself, or None where targets follow their prompts."""
         if self.direction is None:
             return None
+        if targets > 1:
+            raise ValueError(
+                f"Pix2PixZero: one direction gives one picture, and there are {targets} targets; give one target, or leave "
+                "the direction out, so that each follows its own prompt"
+            )
         if isinstance(self.direction, EditDirection):
             found = self.direction
         elif isinstance(self.direction, str | os.PathLike):
@@ -250,6 +273,8 @@ class _Running(Editor):
 
     def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
         """Move the targets towards the source's cross-attention, null and text copies each on their own."""
+        if self.config.amount == 0:
+            return x
         (null, content), (null_text, content_text) = rows.halves(x), rows.halves(text)
 
         # The maps that the source has in this step.

@@ -32,7 +32,7 @@ class Trajectory:
         prompt: the source prompt.
         model: hub id or folder of the model.
         convention: name of the levels (see `CONVENTIONS`).
-        method: how the noise was predicted on the way up.
+        inversion: how the noise was predicted on the way up.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -41,7 +41,7 @@ class Trajectory:
     prompt: str
     model: str
     convention: str = "aligned"
-    method: DDIM = DDIM()
+    inversion: DDIM = DDIM()
 
     @property
     def start(self) -> Latents:
@@ -67,10 +67,21 @@ class Trajectory:
         return dataclasses.replace(self, maps=self.maps.to(device))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the maps and all that describes them to one safetensors file."""
+        """Write the maps and all that describes them to one safetensors file.
+
+        Raises:
+            ValueError: for an inversion that is not this package's, which could not be read again.
+        """
+        from nmg import inversion
+
+        if type(self.inversion).__name__ not in inversion.__all__:
+            raise ValueError(
+                f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read again; "
+                "save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
+            )
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
-        described["method"] = packed(self.method)
+        described["inversion"] = packed(self.inversion)
         part = f"{os.fspath(path)}.part"
         save_file(
             {"maps": self.maps.float().cpu().contiguous()},
@@ -104,5 +115,5 @@ class Trajectory:
 
         described["steps"] = tuple(Step(*fields) for fields in described["steps"])
         described["levels"] = tuple(described["levels"])
-        described["method"] = unpacked(described.get("method", {"method": "DDIM"}), inversion)
+        described["inversion"] = unpacked(described.get("inversion", {"method": "DDIM"}), inversion)
         return cls(maps, **described)

@@ -23,7 +23,7 @@ def invert(
     *,
     steps: int = 50,
     size: tuple[int, int] | None = None,
-    method: DDIM | None = None,
+    inversion: DDIM | None = None,
     convention: str = "aligned",
     offset: int | None = None,
     progress: bool = True,
@@ -36,7 +36,7 @@ def invert(
         prompt: the source prompt, what the picture shows.
         steps: T, the number of DDIM steps.
         size: width and height in pixels; the model's own if not given.
-        method: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
+        inversion: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
         convention: a name in `CONVENTIONS`.
         offset: overrides the scheduler's `steps_offset`.
         progress: whether to show a bar.
@@ -48,7 +48,7 @@ def invert(
     picture = backbone.prepare(image, size)
     latents = backbone.encode(images.to_tensor(picture))
     try:
-        return rise(backbone, latents, prompt, steps, convention, offset, progress, method)
+        return rise(backbone, latents, prompt, steps, convention, offset, progress, inversion)
     finally:
         backbone.release()
 
@@ -62,22 +62,22 @@ def rise(
     convention: str = "aligned",
     offset: int | None = None,
     progress: bool = False,
-    method: DDIM | None = None,
+    inversion: DDIM | None = None,
 ) -> Trajectory:
     """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
-    method = method or DDIM()
+    inversion = inversion or DDIM()
     down = steps(backbone.scheduler, count, offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
     text = backbone.text([prompt])
     x = latents.to(backbone.device).float()
-    generator = torch.Generator().manual_seed(getattr(method, "seed", 0))
+    generator = torch.Generator().manual_seed(getattr(inversion, "seed", 0))
 
     maps = [x]
     for i, up in enumerate(bar(rises, "invert", progress)):
         step = Step(i, up.timestep, up.alpha, up.a_to)
-        eps = method.noise(lambda z, step=step: backbone.eps(z, step, text), x, up, generator)
+        eps = inversion.noise(lambda z, step=step: backbone.eps(z, step, text), x, up, generator)
         x = transfer(x, eps, up.a_from, up.a_to)
         if not x.isfinite().all():
             raise FloatingPointError(
@@ -86,7 +86,7 @@ def rise(
             )
         maps.append(x)
     levels = (rises[0].a_from, *(up.a_to for up in rises))
-    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, method)
+    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion)
 
 
 def bar(items: Iterable, what: str, shown: bool, total: int | None = None) -> Iterable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nmg.menagerie.scene import FACTORS, Scene
+from nmg.menagerie.scene import COLOURS, FACTORS, Scene
 
 MAX_TOKENS = 24
 """Length of the bundled text encoder, begin and end tokens included."""
@@ -62,9 +62,20 @@ def prompt_pair(scene: Scene, **changes: object) -> tuple[str, str]:
 
 
 def about(phrase: str, count: int = 64) -> tuple[str, ...]:
-    """Sentences of this world about a creature, such as "dog" or "smiling dog", in `count` scenes."""
-    scenes = (Scene.sample(seed, kind="cat", mouth="plain", glasses=False) for seed in range(count))
-    return tuple(dict.fromkeys(caption(scene).replace(" cat", f" {phrase}") for scene in scenes))
+    """Sentences of this world about a creature, such as "dog", "blue dog" or "a smiling dog", in `count` scenes.
+
+    The scenes' colours are named unless the phrase names one.
+    """
+    words = phrase.split()
+    words = words[words[0].lower() in ("a", "an", "the") and len(words) > 1 :]
+    coloured = any(word in COLOURS for word in words)
+    found = []
+    for seed in range(count):
+        scene = Scene.sample(seed, kind="cat", mouth="plain", glasses=False)
+        named = words if coloured else [scene.colour, *words]
+        rest = caption(scene).split(f"{scene.colour} cat", 1)[1]
+        found.append(f"{article(named[0])} {' '.join(named)}{rest}")
+    return tuple(dict.fromkeys(found))
 
 
 def vocabulary() -> list[str]:

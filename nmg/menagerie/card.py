@@ -71,14 +71,14 @@ def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     methods = list(next(iter(edits["tasks"].values())))
     chosen = ", ".join(f"{name} {value:g}" for name, value in scales.items())
     rows = [
-        [task, *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
+        [task, str(edits["scenes"][task]), *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
         for task, values in edits["tasks"].items()
     ]
     return (
-        f"## Edits\n\nPrompt-to-Prompt with scales chosen on validation scenes ({chosen}), {edits['scenes']} test scenes per task, "
-        f"{edits['steps']} steps. Each cell: share of edits whose "
+        f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), with scales chosen on "
+        f"validation scenes ({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
         "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
-        f"autoencoder's picture of the truth.\n\n{table(['task', *methods], rows)}\n"
+        f"autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
     )
 
 

@@ -132,7 +132,7 @@ def edits(
             }
             for method in rows[0]
         }
-    return {"scenes": count, "steps": steps, "tasks": report}
+    return {"scenes": dict.fromkeys(tasks, count), "steps": steps, "tasks": report}
 
 
 def measured(

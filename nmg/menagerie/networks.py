@@ -7,12 +7,15 @@ Diffusion pipeline. Only the factor classifier is a network of this project.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 from nmg.menagerie.captions import MAX_TOKENS, vocabulary
@@ -23,20 +26,32 @@ TEXT_WIDTH = 128
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def learned_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token, always the same and in the same order.
+
+    At each turn the pair that stands in most words is merged, the alphabetically first among equals.
+    """
+    spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(words)]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
+        merges.append(min(counts, key=lambda pair: (-counts[pair], pair)))
+        for symbols in spelled:
+            for i in range(len(symbols) - 2, -1, -1):
+                if tuple(symbols[i : i + 2]) == merges[-1]:
+                    symbols[i : i + 2] = ["".join(merges[-1])]
+    return merges
+
+
 def write_tokenizer(folder: Path) -> None:
     """Write a CLIP tokenizer (vocab.json, merges.txt) in which every caption word is one token.
 
-    Byte-pair merges are learned from the captions' words until none is left to make; any other
-    word still tokenizes, into its letters.
+    Any other word still tokenizes, into its letters. A tokenizer that the folder has already stays: the text encoder knows
+    its words by their numbers there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=5000, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator([" ".join(vocabulary())], trainer)
-    merges = [
-        pair if isinstance(pair, str) else " ".join(pair) for pair in json.loads(learner.to_str())["model"]["merges"]
-    ]
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return
+    merges = [" ".join(pair) for pair in learned_merges(vocabulary())]
 
     # CLIP's order: the byte alphabet, the same ending a word, the merges, the two special tokens.
     letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (ord(c) > 126, ord(c)))

@@ -15,6 +15,7 @@ import copy
 import json
 import math
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -319,22 +320,24 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     bank = render_bank(folder, arguments.scenes, arguments.workers)
 
-    def stage(name: str, network: Any, loss: Callable, peak: float, batch: int) -> Any:
+    def stage(name: str, network: Any, loss: Callable, peak: float, batch: int, of: str = "") -> Any:
         network = network.to(device, memory_format=torch.channels_last)
         budget = Budget(getattr(arguments, f"{name}_samples"), getattr(arguments, f"{name}_minutes"))
-        return Stage(name, network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
+        return Stage(f"{name}{of}", network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
 
     classifier = stage("classifier", networks.FactorClassifier(), classifier_loss(bank, 64, device), 2e-3, 64)
 
     vae = networks.build_vae(tuple(arguments.vae_channels))
     vae = stage("vae", vae, vae_loss(bank, arguments.vae_batch, device), arguments.vae_rate, arguments.vae_batch)
+    # A decoder and latents belong to one state of the encoder, which its samples name.
+    seen = str(last_row(folder / "vae.jsonl")["samples"])
     decoder: Any = copy.deepcopy(vae).requires_grad_(True)
     for part in (decoder.encoder, decoder.quant_conv):
         part.requires_grad_(False)
     loss = vae_loss(bank, arguments.decoder_batch, device, seed=15)
-    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch)
+    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch, of=f"_{seen}")
     with accelerator.autocast():
-        latents, scale = encode_bank(bank, vae, f"{last_row(folder / 'vae.jsonl')['samples']}", folder, device)
+        latents, scale = encode_bank(bank, vae, seen, folder, device)
     decoder.register_to_config(scaling_factor=scale)
 
     tokenizer = networks.build_tokenizer(folder / "tokenizer")
@@ -359,7 +362,10 @@ def train(arguments: argparse.Namespace) -> None:
         else f"{multiprocessing.cpu_count()} CPU cores",
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "stages": {name: last_row(folder / f"{name}.jsonl") for name in ("classifier", "vae", "decoder", "unet")},
+        "stages": {
+            name: last_row(folder / f"{log}.jsonl")
+            for name, log in (("classifier",) * 2, ("vae",) * 2, ("decoder", f"decoder_{seen}"), ("unet",) * 2)
+        },
     }
     (out / "training.json").write_text(json.dumps(record, indent=2))
     if arguments.report:
@@ -391,9 +397,10 @@ def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, c
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out, safe_serialization=True)
-    networks.write_tokenizer(out / "tokenizer")
-    for stray in ("tokenizer.json", "vocabulary.json"):
-        (out / "tokenizer" / stray).unlink(missing_ok=True)
+    # The files that the tokenizer was read from, in the older layout.
+    (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    for path in Path(tokenizer.name_or_path).iterdir():
+        shutil.copy(path, out / "tokenizer" / path.name)
     networks.restore_text_layout(out / "text_encoder" / "model.safetensors")
     classifier.to("cpu").save(out / "classifier.safetensors")
 
