@@ -28,10 +28,9 @@ EDITORS = {
 }
 
 
-def pipeline(device: str) -> StableDiffusionPipeline:
+def pipeline(device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
     """Stable Diffusion 1.4's networks with random weights; the bundled model's tokenizer, whose tokens are as good as any."""
     torch.manual_seed(0)
-    dtype = torch.float16 if device == "cuda" else torch.float32
     four = ("CrossAttn", "CrossAttn", "CrossAttn", "")
     with torch.device(device):
         unet = UNet2DConditionModel(
@@ -62,7 +61,10 @@ def pipeline(device: str) -> StableDiffusionPipeline:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    networks = {"unet": unet.to(dtype), "vae": vae.to(dtype), "text_encoder": text.to(dtype)}
+    networks = {"unet": unet, "vae": vae, "text_encoder": text}
+    for network in networks.values():
+        if network.dtype != dtype:
+            network.to(dtype)
     return StableDiffusionPipeline(
         **networks,
         tokenizer=tokenizer,
@@ -89,7 +91,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = nmg.Backbone(pipeline(device))
+    backbone = nmg.Backbone(pipeline(device, torch.float16 if device == "cuda" else torch.float32))
     loaded = peak(device)
 
     # The noise maps are noise: nothing here depends on what they show.
