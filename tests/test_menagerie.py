@@ -287,6 +287,8 @@ def trained(tmp_path_factory):
                         "0",
                         "--classifier-samples",
                         "64",
+                        "--decoder-samples",
+                        "8",
                         "--vae-samples",
                         "32",
                         "--unet-samples",
