@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from pathlib import Path
@@ -116,7 +117,8 @@ def build(tmp_path_factory):
             vae=vae.eval(),
             unet=unet.eval(),
             text_encoder=networks.build_text_encoder(tokenizer).eval(),
-            tokenizer=tokenizer,
+            # Its own: a textual inversion adds tokens to it.
+            tokenizer=copy.deepcopy(tokenizer),
             scheduler=scheduler,
             safety_checker=None,
             feature_extractor=None,
