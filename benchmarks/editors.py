@@ -13,11 +13,12 @@ import sys
 import time
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import nmg
 from nmg.menagerie.model import FOLDER
+from nmg.menagerie.networks import build_scheduler
 
 SOURCE, TARGET = "a gray cat sitting in the room", "a gray dog sitting in the room"
 EDITORS = {
@@ -29,7 +30,10 @@ EDITORS = {
 
 
 def pipeline(device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.4's networks with random weights; the bundled model's tokenizer, whose tokens are as good as any."""
+    """Stable Diffusion 1.4's networks with random weights, and its schedule.
+
+    The tokenizer is the bundled model's, whose tokens are as good as any.
+    """
     torch.manual_seed(0)
     four = ("CrossAttn", "CrossAttn", "CrossAttn", "")
     with torch.device(device):
@@ -53,14 +57,6 @@ def pipeline(device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
         text = CLIPTextModel(
             CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_attention_heads=12)
         )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
     networks = {"unet": unet, "vae": vae, "text_encoder": text}
     for network in networks.values():
         if network.dtype != dtype:
@@ -68,7 +64,7 @@ def pipeline(device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         **networks,
         tokenizer=tokenizer,
-        scheduler=scheduler,
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

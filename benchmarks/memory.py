@@ -1,7 +1,8 @@
 """What an editor's gradient pass keeps in memory on a GPU, computed without one: `python benchmarks/memory.py`.
 
-Stable Diffusion 1.4's networks run on tensors that have shapes and no values, in float16, at 512×512. Counted are the weights
-and what the largest gradient pass keeps for its way back; what single operations need while they run comes on top.
+Stable Diffusion 1.4's networks run on tensors that have shapes and no values, in float16, at 512×512. Counted are the
+weights and what the largest gradient pass keeps for its way back; what single operations need while they run comes on
+top.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import Any
 from nmg.backbone import Backbone
 from nmg.ddim import Step, steps, transfer
 from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap
-from nmg.inversion import DDIM, Regularised, Trajectory, invert
-from nmg.sampling import Edit, denoise, edit, prepare
+from nmg.guidance import CFG, Direct, NegativePrompt, NoiseMap, NullText, NullTexts, ProxNegativePrompt
+from nmg.inversion import DDIM, EditFriendly, FixedPoint, Regularised, Trajectory, invert
+from nmg.sampling import Edit, denoise, edit, find_null_texts, prepare
 from nmg.watching import Watching
 
 __version__ = "0.1.0"
@@ -20,9 +20,9 @@ __all__ = [
     # load and edit
     "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
     # inversion: how the noise is predicted on the way up
-    "DDIM", "Regularised",
+    "DDIM", "Regularised", "FixedPoint", "EditFriendly",
     # guidance: how the source is kept on its path
-    "CFG", "NoiseMap",
+    "CFG", "NoiseMap", "NullText", "NullTexts", "find_null_texts", "NegativePrompt", "ProxNegativePrompt", "Direct",
     # editors: what the targets take from the source
     "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "Watching",
     # the parts, to build on

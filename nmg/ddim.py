@@ -1,7 +1,7 @@
 """Deterministic DDIM: the steps of a schedule, and one function that inverts and samples.
 
 Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", arXiv 2010.02502, equation 12
-with σ = 0.
+with σ = 0; and the spread of its stochastic form.
 """
 
 from __future__ import annotations
@@ -82,7 +82,15 @@ def predict_clean(x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], alph
 
 
 def transfer(
-    x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], a_from: float, a_to: float
+    x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], a_from: float, a_to: float, sigma: float = 0.0
 ) -> Float[Tensor, "*shape"]:
-    """Move `x` from level ᾱ = `a_from` to level `a_to` along the noise `eps`, up or down."""
-    return a_to**0.5 * predict_clean(x, eps, a_from) + (1 - a_to) ** 0.5 * eps
+    """Move `x` from level ᾱ = `a_from` to level `a_to` along the noise `eps`, up or down.
+
+    With `sigma` it is the mean of the stochastic step that adds noise of that standard deviation.
+    """
+    return a_to**0.5 * predict_clean(x, eps, a_from) + (1 - a_to - sigma**2) ** 0.5 * eps
+
+
+def spread(a_from: float, a_to: float) -> float:
+    """Standard deviation σ of the noise that DDPM adds in a step down (equation 16 with η = 1)."""
+    return ((1 - a_to) / (1 - a_from) * (1 - a_from / a_to)) ** 0.5

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from nmg.editors.masactrl import foreground
+
 Picture = Image.Image | None
 
 
@@ -44,6 +46,7 @@ def sheet(
         raise ValueError(
             f"every row needs {len(columns)} pictures, one per column; got {[len(row) for row in pictures]}"
         )
+    # All lengths are in inches, from the lower left corner.
     gap, label, head = 0.08 * inch, (0.95 if rows else 0.08) * inch, _head(title, columns)
     foot = 0.18 if notes else 0.0
     width = label + len(columns) * (inch + gap)
@@ -51,28 +54,18 @@ def sheet(
     figure = Figure((width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.text(
-            0.5, 1 - 0.07 / height, title, ha="center", va="top", fontsize=10, fontweight="bold", linespacing=1.4
-        )
+        _text(figure, width / 2, height - 0.07, title, va="top", fontsize=10, fontweight="bold", linespacing=1.4)
+    for c, heading in enumerate(columns):
+        middle = label + c * (inch + gap) + inch / 2
+        _text(figure, middle, height - head + 0.05, heading, va="bottom", fontsize=8.5)
 
     for r, row in enumerate(pictures):
         bottom = height - head - (r + 1) * (inch + foot + gap) + foot + gap
         if rows:
-            _label(figure, rows[r], label - 0.1 * inch, bottom + inch / 2, width, height)
+            _label(figure, label - 0.1 * inch, bottom + inch / 2, rows[r])
         for c, picture in enumerate(row):
-            left = label + c * (inch + gap)
-            middle = (left + inch / 2) / width
-            if r == 0:
-                figure.text(middle, (bottom + inch + 0.05) / height, columns[c], ha="center", va="bottom", fontsize=8.5)
-            if picture is None:
-                continue
-            axes = figure.add_axes((left / width, bottom / height, inch / width, inch / height))
-            axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width <= 128 else "antialiased")
-            axes.set_axis_off()
-            if notes and notes[r][c]:
-                figure.text(
-                    middle, (bottom - 0.03) / height, notes[r][c], ha="center", va="top", fontsize=7, color="#555555"
-                )
+            if picture is not None:
+                _picture(figure, label + c * (inch + gap), bottom, inch, picture, notes[r][c] if notes else "")
     return figure
 
 
@@ -81,15 +74,30 @@ def _head(title: str, columns: Sequence[str]) -> float:
     return 0.12 + 0.2 * len(title.splitlines()) + 0.15 * max(len(heading.splitlines()) for heading in columns)
 
 
-def _label(figure: Figure, text: str, x: float, y: float, width: float, height: float) -> None:
+def _text(figure: Figure, x: float, y: float, text: str, ha: str = "center", **style: Any) -> None:
+    """Text at a place in inches."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, ha=ha, **style)
+
+
+def _label(figure: Figure, right: float, middle: float, text: str) -> None:
+    """A row's label, its second line wrapped and smaller."""
     first, _, second = text.partition("\n")
     lines = textwrap.wrap(second, 30)
-    top = y + 0.065 * len(lines)
-    figure.text(x / width, top / height, first, ha="right", va="bottom", fontsize=9, fontweight="bold")
+    top = middle + 0.065 * len(lines)
+    _text(figure, right, top, first, ha="right", va="bottom", fontsize=9, fontweight="bold")
     for i, line in enumerate(lines):
-        figure.text(
-            x / width, (top - 0.13 * i - 0.02) / height, line, ha="right", va="top", fontsize=6.6, color="#444444"
-        )
+        _text(figure, right, top - 0.13 * i - 0.02, line, ha="right", va="top", fontsize=6.6, color="#444444")
+
+
+def _picture(figure: Figure, left: float, bottom: float, inch: float, picture: Image.Image, note: str) -> None:
+    """A picture, as large as `inch` both ways, with a note below it."""
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((left / width, bottom / height, inch / width, inch / height))
+    axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width <= 128 else "antialiased")
+    axes.set_axis_off()
+    if note:
+        _text(figure, left + inch / 2, bottom - 0.03, note, va="top", fontsize=7, color="#555555")
 
 
 def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source row − noise map|") -> Figure:
@@ -144,8 +152,7 @@ def masks(
     """
     cells: list[Picture] = []
     for picture, values in zip(pictures, maps, strict=True):
-        spread = (values - values.min()) / (values.max() - values.min()).clamp_min(1e-12)
-        mask = Image.fromarray((255 * (spread >= threshold)).byte().cpu().numpy())
+        mask = Image.fromarray((255 * (foreground(values) >= threshold)).byte().cpu().numpy())
         mask = mask.resize(picture.size, Image.Resampling.NEAREST)
         cells += [picture, Image.composite(picture, Image.new("RGB", picture.size, (18, 18, 40)), mask)]
     columns = ["source", "its foreground", "edit", "its foreground"]

@@ -151,6 +151,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         guidance = guidance or suited(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
+        guidance.check(trajectory.inversion, trajectory.convention, negative_prompt)
         latents = self._sample(run, guidance, editor, callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":

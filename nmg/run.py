@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from nmg._types import Latents, TextEmbeddings
 from nmg.attention import Attend, attending
 from nmg.backbone import Backbone, frozen
-from nmg.ddim import Step
+from nmg.ddim import Step, spread, transfer
 from nmg.inversion import Trajectory
 
 
@@ -44,6 +45,14 @@ class Run:
         """Every row begins at the noisiest map."""
         return self.trajectory.start.expand(len(self.prompts), -1, -1, -1).clone()
 
+    def down(self, x: Latents, eps: Latents, step: Step) -> Latents:
+        """One step down: DDIM, or the stochastic step with the residual that the trajectory holds for it."""
+        residuals = self.trajectory.residuals
+        if residuals is None:
+            return transfer(x, eps, step.alpha, step.alpha_prev)
+        sigma = spread(step.alpha, step.alpha_prev)
+        return transfer(x, eps, step.alpha, step.alpha_prev, sigma) + residuals[step.index]
+
     def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
         return self.backbone.eps(x, step, text, attend)
 
@@ -59,11 +68,26 @@ class Run:
 
         The parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
         """
-        # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
-        # again in it.
-        unet = self.backbone.unet
-        with torch.inference_mode(False), torch.enable_grad(), frozen(unet), attending(unet, attend):
+        with self._differentiable(attend):
             z = x.detach().clone().requires_grad_()
             eps = self.eps(z, step, text.clone())
             (gradient,) = torch.autograd.grad(energy(z, eps), z)
         return gradient, eps.detach()
+
+    def text_gradient(
+        self, x: Latents, step: Step, text: TextEmbeddings, energy: Callable[[Latents], Tensor]
+    ) -> tuple[TextEmbeddings, Tensor]:
+        """∂ energy(e) / ∂text through the network, as `gradient`; and the energy."""
+        with self._differentiable():
+            embedding = text.detach().clone().requires_grad_()
+            value = energy(self.eps(x.clone(), step, embedding))
+            (gradient,) = torch.autograd.grad(value, embedding)
+        return gradient, value.detach()
+
+    @contextmanager
+    def _differentiable(self, attend: Attend | None = None) -> Iterator[None]:
+        # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
+        # again in it.
+        unet = self.backbone.unet
+        with torch.inference_mode(False), torch.enable_grad(), frozen(unet), attending(unet, attend):
+            yield

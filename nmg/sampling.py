@@ -12,9 +12,9 @@ from PIL import Image
 from nmg import images, rows
 from nmg._types import Latents
 from nmg.backbone import Backbone
-from nmg.ddim import Step, transfer
+from nmg.ddim import Step
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap
+from nmg.guidance import CFG, NoiseMap, NullText, NullTexts
 from nmg.inversion import DDIM, Trajectory, bar, invert
 from nmg.run import Run
 
@@ -43,7 +43,7 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         eps = run.eps(doubled, step, text, editor.attend(run, step))
 
         # One DDIM step.
-        x = transfer(rows.halves(doubled)[0], guidance.combine(run, step, eps), step.alpha, step.alpha_prev)
+        x = run.down(rows.halves(doubled)[0], guidance.combine(run, step, eps), step)
         x = guidance.correct(run, step, x, eps)
         x = editor.blend(run, step, x)
 
@@ -171,6 +171,8 @@ def edit(
         picture, steps = backbone.prepare(image, size), 50 if steps is None else steps
         backbone.check([source, *targets, negative or ""])
         editor.check(backbone, [source, *targets])
+        (inversion or DDIM()).check(convention or "aligned")
+        guidance.check(inversion or DDIM(), convention or "aligned", negative)
         trajectory = invert(
             backbone,
             picture,
@@ -183,6 +185,7 @@ def edit(
             progress=progress,
         )
 
+    guidance.check(trajectory.inversion, trajectory.convention, negative)
     run = prepare(backbone, trajectory, targets, editor.negative(trajectory.prompt) if negative is None else negative)
     latents = run.start
     try:
@@ -193,6 +196,24 @@ def edit(
     finally:
         backbone.release()
     return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
+
+
+def find_null_texts(
+    pipe: Any, trajectory: Trajectory, guidance: NullText | None = None, progress: bool = True
+) -> NullTexts:
+    """The null embeddings of null-text inversion, to be saved, or used again as `NullText(embeddings=…)`.
+
+    Args:
+        pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
+        trajectory: of the picture.
+        guidance: settings of the search, `NullText()` if not given.
+    """
+    run = prepare(pipe, trajectory)
+    search = (guidance or NullText()).search(run)
+    for _ in bar(denoise(run, search, Editor()), "null texts", progress, len(run.steps)):
+        pass
+    run.backbone.release()
+    return search.texts(run)
 
 
 def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterable:

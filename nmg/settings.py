@@ -17,7 +17,7 @@ from nmg import images
 
 def packed(method: Any) -> dict[str, Any]:
     """The settings of a method, a frozen dataclass, as values that JSON holds; and its name."""
-    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
     return {"method": type(method).__name__, **{name: _plain(value) for name, value in values.items()}}
 
 
@@ -32,10 +32,14 @@ def unpacked(values: dict[str, Any], module: Any) -> Any:
     known = [n for n in module.__all__ if dataclasses.is_dataclass(getattr(module, n))]
     if name not in known:
         raise ValueError(f"this version has no method {name!r}; it has {', '.join(known)}")
-    for key, value in values.items():
-        if isinstance(value, dict) and "method" in value:
-            values[key] = unpacked(value, module)
-    return getattr(module, name)(**values)
+    return getattr(module, name)(**{key: _methods(value, module) for key, value in values.items()})
+
+
+def _methods(value: Any, module: Any) -> Any:
+    """The methods among a method's settings."""
+    if isinstance(value, tuple):
+        return tuple(_methods(item, module) for item in value)
+    return unpacked(value, module) if isinstance(value, dict) and "method" in value else value
 
 
 def _plain(value: Any) -> Any:
@@ -49,6 +53,10 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if callable(value):
+        raise ValueError(
+            f"the function {getattr(value, '__name__', value)!r} can't be written down; give its values, one per step"
+        )
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

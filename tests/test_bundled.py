@@ -75,7 +75,7 @@ def test_every_task_changes_its_prompt_and_its_picture():
 
 
 def test_a_report_counts_and_stands_between_identity_and_ceiling(bundled):
-    report = evaluate.edits(bundled, 2, {"DDIM": nmg.CFG(3.0)}, steps=4, tasks=["colour change"])
+    report = evaluate.edits(bundled, 2, ["DDIM"], steps=4, tasks=["colour change"])
     rows = report["tasks"]["colour change"]
     assert report["scenes"] == {"colour change": 2} and set(rows) == {"identity", "ceiling", "DDIM"}
     assert rows["ceiling"]["success"] == 1 > rows["identity"]["success"] == 0

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,8 +7,11 @@ import pytest
 from PIL import Image
 
 import nmg
+from nmg._arguments import parser
+from nmg._methods import GUIDANCES, TABLES, Method, made
 from nmg.cli import main
 from nmg.menagerie import Scene, caption
+from nmg.menagerie.model import SCALES
 from nmg.recipe import Recipe
 
 
@@ -259,6 +263,10 @@ def test_replay_shows_the_settings(here, capsys):
             ["edit", "scene:7", "--target", "b", "--editor", "none", "--threshold", "0.4"],
             "--threshold belongs to --editor prompt-to-prompt or masactrl, not to none",
         ),
+        (
+            ["edit", "scene:7", "--target", "b", "--guidance", "none", "--energy", "l2"],
+            "--energy belongs to --guidance noise-map or null-text+noise-map or direct+noise-map, not to none",
+        ),
         (["edit", "scene:7", "--target", "b", "--threshold", "0.4"], "--threshold needs --blend"),
         (
             ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--source-mask", "scene.png"],
@@ -299,6 +307,36 @@ def test_bad_input_ends_with_one_clear_line(here, picture, capsys, arguments, me
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nmg: error:")]
     assert len(error) == 1 and message in error[0]
     assert [path.name for path in here.iterdir()] == ["scene.png"]
+
+
+def test_every_option_of_a_method_is_an_argument_and_reaches_it():
+    arguments = vars(parser().parse_args(["edit"]))
+    for role, table in TABLES.items():
+        assert role in arguments
+        for method in table.values():
+            assert set(method.options) <= set(arguments)
+            if method.build is None:
+                assert set(method.options) <= {field.name for field in dataclasses.fields(method.kind)}
+
+
+def test_another_guidance_is_one_line_of_a_table(monkeypatch):
+    monkeypatch.setitem(GUIDANCES, "calm", Method(nmg.CFG, ("text_scale",)))
+    assert made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--text-scale", "2"])) == nmg.CFG(2.0)
+    with pytest.raises(ValueError, match="--level belongs to --guidance noise-map, not to calm"):
+        made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--level", "end"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], nmg.NoiseMap(**SCALES)),
+        (["--text-scale", "2"], nmg.NoiseMap(**{**SCALES, "text_scale": 2.0})),
+        (["--guidance", "none"], nmg.CFG(SCALES["text_scale"])),
+        (["--guidance", "none", "--text-scale", "2"], nmg.CFG(2.0)),
+    ],
+)
+def test_a_model_has_scales_of_its_own(options, expected):
+    assert made("guidance", parser().parse_args(["edit", *options]), SCALES) == expected
 
 
 def test_unknown_words_are_noted(here, capsys):

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from nmg import NoiseMap, edit
-from nmg.menagerie import FACTORS, Scene, caption, networks, prompt_pair, train
+from nmg import Backbone, NoiseMap, bench, edit
+from nmg.menagerie import FACTORS, Scene, caption, card, evaluate, networks, prompt_pair, train
 from nmg.menagerie.canvas import Canvas
 from nmg.menagerie.captions import MAX_TOKENS, vocabulary
 from nmg.menagerie.places import PLACES, Setting
@@ -373,3 +373,32 @@ def test_the_exported_folder_loads_with_the_averaged_weights_and_edits(trained):
         pipe, scene.render(), source, [target], guidance=NoiseMap(gradient_scale=500), steps=2, progress=False
     )
     assert result.pictures[0].size == (64, 64) and result.latents.isfinite().all()
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_edits_take_over_the_records_of_a_benchmark(tiny, tmp_path):
+    backbone, task = Backbone(tiny()), "colour change"
+    scales = {"NMG": {"PromptToPrompt": 5.0}}
+    found = bench.run(backbone, bench.Menagerie(), ["DDIM"], [task], 1, tmp_path, steps=2, progress=False)
+    (tmp_path / "scales.json").write_text(json.dumps({"scales": scales}))
+    report = evaluate.edits(backbone, 1, steps=2, tasks=[task], records=tmp_path)
+    assert len(bench.read(tmp_path)) == len(found) + 1
+    assert report["noise_map_scales"] == {"PromptToPrompt": 5.0} and report["scenes"] == {task: 1}
+    rows = report["tasks"][task]
+    assert set(rows) == {"identity", "ceiling", "DDIM", "NMG"}
+    assert rows["DDIM"] == {name: found[-1].metrics[name] for name in ("psnr", "success")}
+    assert rows == evaluate.edits(backbone, 1, steps=2, tasks=[task], records=tmp_path)["tasks"][task]
+
+
+def test_the_card_names_the_scale_of_each_editor():
+    edits = {
+        "scenes": {"colour change": 1},
+        "steps": 50,
+        "noise_map_scales": {"PromptToPrompt": 10.0, "MasaCtrl": 30.0},
+        "tasks": {"colour change": {"NMG": {"success": 1.0, "psnr": 20.0}}},
+    }
+    text = card._edits(edits, {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0})
+    assert "noise_map_scale 10 for PromptToPrompt and 30 for MasaCtrl; gradient_scale 5000, text_scale 3" in text
+    assert "| colour change | 1 | 1.00 / 20.0 |" in text

@@ -4,7 +4,6 @@ Synthesis and Editing", ICCV 2023, arXiv 2304.08465.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg import images, rows
+from nmg import images, masks, rows
 from nmg._types import Heads
 from nmg.alignment import find, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
@@ -41,19 +40,21 @@ class MasaCtrl(Editor):
     background at the source's background only; give either the masks, or the words that they are found by.
 
     Args:
-        start_step: the first step of mutual attention, or its share of the steps, such as 0.2; before it, the target's own
-            prompt lays the picture out. The paper's 4 belongs to 50 steps.
+        start_step: the first step of mutual attention, or its share of the steps, such as 0.2; before it, the target's
+            own prompt lays the picture out. The paper's 4 belongs to 50 steps.
         start_layer: the first self-attention layer of it, counted from 0 in the order they run. If not given, 10 of
             Stable Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
-        source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file of
-            any size (brighter than half is foreground).
+        source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file
+            of any size (brighter than half is foreground).
         words: a word or phrase of the source prompt, then one of each target prompt, whose cross-attention finds
-            the foreground at every step (section 4.2, "mask-aware"); layers that run before the first of its maps in a step have none.
+            the foreground at every step (section 4.2, "mask-aware"); layers that run before the first of its maps in a
+            step have none.
         threshold: share of a found map's range from which a position is foreground.
 
     Raises:
-        ValueError: for a start before the first step or layer, one mask without the other, or masks and words at once; when
-            a run is prepared, for a start layer that the network doesn't have or a word that its prompt does not hold.
+        ValueError: for a start before the first step or layer, one mask without the other, or masks and words at once;
+            when a run is prepared, for a start layer that the network doesn't have or a word that its prompt does not
+            hold.
     """
 
     start_step: int | float = 4
@@ -68,8 +69,8 @@ class MasaCtrl(Editor):
         share = isinstance(start, float) and 0 <= start < 1
         if not (share or _whole(start)):
             raise ValueError(
-                f"MasaCtrl: start_step={start!r} must be a whole number from 0 on, such as start_step=4, or a share of the "
-                "steps below 1"
+                f"MasaCtrl: start_step={start!r} must be a whole number from 0 on, such as start_step=4, or a share of "
+                "the steps below 1"
             )
         if layer is not None and not _whole(layer):
             raise ValueError(
@@ -81,7 +82,7 @@ class MasaCtrl(Editor):
         for name in ("source_mask", "target_mask"):
             # All as one kind of picture: a config is a value that compares and can be written down.
             if isinstance(getattr(self, name), np.ndarray | Tensor | Image.Image):
-                object.__setattr__(self, name, mask_picture(getattr(self, name)))
+                object.__setattr__(self, name, masks.picture(getattr(self, name)))
         if self.source_mask is not None and self.words is not None:
             raise ValueError("MasaCtrl takes its foreground from masks or from words, not from both; leave one out")
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
@@ -100,18 +101,18 @@ class MasaCtrl(Editor):
             return Editor()
         if self.first_step(len(run.steps)) >= len(run.steps):
             raise ValueError(
-                f"MasaCtrl: start_step={self.start_step} leaves none of the {len(run.steps)} steps, so nothing would be "
-                "edited; give an earlier one, or a share such as start_step=0.1"
+                f"MasaCtrl: start_step={self.start_step} leaves none of the {len(run.steps)} steps, so nothing would "
+                "be edited; give an earlier one, or a share such as start_step=0.1"
             )
-        masks = None
+        given = None
         if self.source_mask is not None:
-            masks = torch.stack(
-                [load_mask(self.source_mask, run.latent_size), load_mask(self.target_mask, run.latent_size)]
+            given = torch.stack(
+                [masks.load(mask, run.latent_size, "MasaCtrl") for mask in (self.source_mask, self.target_mask)]
             )
         return _Running(
             config=self,
             first_layer=self.first_layer(run.backbone),
-            masks=None if masks is None else masks.to(run.text.device),
+            masks=None if given is None else given.to(run.text.device),
             marked=self.marked(run.backbone, run.prompts),
             watched=run.backbone.quarter_size(run.latent_size),
         )
@@ -151,47 +152,8 @@ def _whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def mask_picture(mask: np.ndarray | Tensor | Image.Image) -> Image.Image:
-    """A mask in memory as a grey picture; an array [height, width], or with axes of length 1 besides, as black and white.
-
-    What is transparent in a picture is background; a picture of 0 and 1 counts as an array does.
-
-    Raises:
-        ValueError: for an array of another shape.
-    """
-    if isinstance(mask, Image.Image):
-        if "A" in mask.getbands() or "transparency" in mask.info:
-            mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
-        grey = np.asarray(images.load(mask).convert("L"))
-        return Image.fromarray(grey * 255 if grey.max() <= 1 else grey)
-    array = (mask.detach().float().cpu().numpy() if isinstance(mask, Tensor) else mask).squeeze()
-    if array.ndim != 2:
-        raise ValueError(f"a mask has the shape {list(mask.shape)}; give [height, width]")
-    half = 127 if array.max(initial=0) > 1 else 0.5
-    return Image.fromarray(255 * (array.astype(np.float32) > half).astype(np.uint8))
-
-
-def load_mask(mask: str | os.PathLike | Image.Image, size: tuple[int, int]) -> Float[Tensor, "height width"]:
-    """A mask of the given height and width, cropped as a picture of its shape would be: 1 where it is brighter than half.
-
-    Raises:
-        ValueError, FileNotFoundError: for what is no picture, as `images.load`; for a mask that is all background or all
-            foreground.
-    """
-    if not isinstance(mask, Image.Image):
-        images.load(mask)
-        mask = mask_picture(Image.open(mask))
-    values = torch.from_numpy(np.asarray(images.fit(mask, size[1], size[0]).convert("L")) > 127)
-    if values.all() or not values.any():
-        raise ValueError(
-            f"MasaCtrl: a mask is all {'foreground' if values.all() else 'background'} at the latent's size "
-            f"{size[0]}×{size[1]}, so it would separate nothing; give one that is white where the foreground is"
-        )
-    return values.float()
-
-
-def foreground(maps: Maps) -> Maps:
-    """Attention maps stretched to 0…1, each by its own range."""
+def foreground(maps: Float[Tensor, "*maps height width"]) -> Float[Tensor, "*maps height width"]:
+    """Attention maps stretched to 0…1, each by its own range; the foreground is where one reaches a threshold."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)
 

@@ -5,7 +5,6 @@ arXiv 2302.03027.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -16,8 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nmg import rows
@@ -28,8 +25,9 @@ from nmg.ddim import Step
 from nmg.editors.base import Editor
 from nmg.editors.templates import sentences
 from nmg.run import Run
+from nmg.tensors import load, save
 
-FORMAT = "nmg-direction-1"
+FORMAT = "nmg-direction-2"
 BATCH = 32
 """Sentences encoded at once."""
 
@@ -86,10 +84,7 @@ class EditDirection:
     def save(self, path: str | os.PathLike) -> None:
         """Write the direction and its sentences to one safetensors file."""
         described = {"source": self.source, "target": self.target, "separation": self.separation}
-        part = f"{os.fspath(path)}.part"
-        tensors = {"embedding": self.embedding.float().cpu().contiguous()}
-        save_file(tensors, part, metadata={"format": FORMAT, "direction": json.dumps(described)})
-        os.replace(part, path)
+        save(path, FORMAT, {"embedding": self.embedding}, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EditDirection:
@@ -99,22 +94,8 @@ class EditDirection:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no direction.
         """
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"there is no direction at {os.fspath(path)!r}; make one with EditDirection.between"
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"{os.fspath(path)!r} holds no direction; make one with EditDirection.between")
-                described = json.loads(metadata["direction"])
-                embedding = file.get_tensor("embedding")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} can't be read ({error}); make it again with EditDirection.between"
-            ) from error
-        return cls(embedding, tuple(described["source"]), tuple(described["target"]), described["separation"])
+        held, described = load(path, FORMAT, "direction", "make one with EditDirection.between")
+        return cls(held["embedding"], tuple(described["source"]), tuple(described["target"]), described["separation"])
 
 
 _KNOWN: WeakKeyDictionary[Any, dict[tuple, EditDirection]] = WeakKeyDictionary()

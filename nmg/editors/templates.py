@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nmg.backbone import Backbone
+from nmg.menagerie import captions, model
 
 FRAMES = (
     "{}",
@@ -38,8 +39,6 @@ def sentences(phrase: str, backbone: Backbone) -> tuple[str, ...]:
     Raises:
         ValueError: for an empty phrase.
     """
-    from nmg.menagerie import captions, model
-
     phrase = " ".join(phrase.split())
     if not phrase:
         raise ValueError('the phrase is empty; give a word or a phrase, such as "cat" or "a sleeping cat"')

@@ -1,13 +1,16 @@
-"""Classifier-free guidance, and the hooks by which a guidance keeps the source row on its path."""
+"""Classifier-free guidance, the hooks by which a guidance keeps the source row on its path, and stacks of guidances."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step
+from nmg.inversion import DDIM
 from nmg.run import Run
 
 
@@ -30,13 +33,20 @@ class CFG:
     text_scale: float = 7.5
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.type in (float, "float")):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
-                raise ValueError(f"{type(self).__name__}: {name}={value!r} must be a finite number")
+        for name in (entry.name for entry in fields(self) if entry.type in (float, "float")):
+            check_finite(self, name, getattr(self, name))
+
+    def __add__(self, other: CFG) -> CFG:
+        """Both guidances at once: see `Stack`."""
+        return Stack((*_parts(self), *_parts(other))) if isinstance(other, CFG) else NotImplemented
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        """Raise where the guidance can't follow an inversion, or has no place for a negative prompt, before anything is
+        computed."""
 
     def prepare(self, run: Run) -> CFG:
         """Once per run, before its first step."""
+        self.check(run.trajectory.inversion, run.trajectory.convention)
         return self
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -55,3 +65,72 @@ class CFG:
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         """Change the rows after the step."""
         return x
+
+
+@dataclass(frozen=True)
+class Stack(CFG):
+    """Several guidances in one run, written `a + b`: their hooks are called one after the other.
+
+    Args:
+        parts: guidances of one text scale, of which at most one replaces the null prompt and at most one combines the noise
+            in its own way.
+
+    Raises:
+        ValueError: for parts that can't be had together.
+    """
+
+    text_scale: float = field(init=False, default=1.0)
+    parts: tuple[CFG, ...] = ()
+
+    def __post_init__(self) -> None:
+        names, scales = " + ".join(type(part).__name__ for part in self.parts), [part.text_scale for part in self.parts]
+        if len(set(scales)) != 1:
+            raise ValueError(
+                f"{names}: the parts have the text scales {', '.join(f'{scale:g}' for scale in scales)}, and a run has one; "
+                "give every part the same, such as text_scale=7.5"
+            )
+        object.__setattr__(self, "text_scale", scales[0])
+        for hook, what in (("null", "replace the null prompt"), ("combine", "combine null and text in their own way")):
+            own = [type(part).__name__ for part in self.parts if _overrides(part, hook)]
+            if len(own) > 1:
+                raise ValueError(f"{names}: {' and '.join(own)} both {what}, and only one can; leave one out")
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        for part in self.parts:
+            part.check(inversion, convention, negative)
+
+    def prepare(self, run: Run) -> CFG:
+        return Stack(tuple(part.prepare(run) for part in self.parts))
+
+    def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        for part in self.parts:
+            x = part.steer(run, step, x)
+        return x
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        for part in self.parts:
+            run = dataclasses.replace(run, null=part.null(run, step))
+        return run.null
+
+    def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
+        own = [part for part in self.parts if _overrides(part, "combine")]
+        return own[0].combine(run, step, eps) if own else super().combine(run, step, eps)
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        for part in self.parts:
+            x = part.correct(run, step, x, eps)
+        return x
+
+
+def check_finite(method: CFG, name: str, value: object) -> None:
+    """Raise ValueError for a setting that is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{type(method).__name__}: {name}={value!r} must be a finite number")
+
+
+def _overrides(part: CFG, hook: str) -> bool:
+    return getattr(type(part), hook) is not getattr(CFG, hook)
+
+
+def _parts(guidance: CFG) -> Iterator[CFG]:
+    yield from guidance.parts if isinstance(guidance, Stack) else (guidance,)

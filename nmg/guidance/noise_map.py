@@ -4,16 +4,22 @@ Image Editing", ICLR 2024, arXiv 2402.04625.
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg import rows
+from nmg import masks, rows
 from nmg._types import Latents, TextEmbeddings
 from nmg.ddim import Step, transfer
-from nmg.guidance.base import CFG
-from nmg.inversion import Trajectory
+from nmg.guidance.base import CFG, check_finite
+from nmg.guidance.needs import need_deterministic
+from nmg.inversion import DDIM, Trajectory
 from nmg.run import Run
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
@@ -43,22 +49,32 @@ class NoiseMap(CFG):
     targets follow it through attention.
 
     Args:
-        noise_map_scale: s_N. It acts only as the product s_N · s_g: turn one, leave the other.
+        noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. It acts only as the
+            product s_N · s_g: turn one, leave the other.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
         level: "end" compares with the noise map of the level that the step ends at; "start" with that of the level it starts
             at, one later, as the authors' MasaCtrl does.
+        during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. A step that is
+            not steered is plain classifier-free guidance.
+        mask: where the source is guarded, as an array, a PIL image or a file of any size, bright where the full
+            strength holds.
+        outside: share of the strength that holds outside of the mask.
 
     Raises:
-        ValueError: for an unknown energy or level, or a scale that is not finite.
+        ValueError: for an unknown energy or level, a scale that is not finite, shares that are none; when a run is
+            prepared, for a sequence of another length than the run's, or an inversion without DDIM steps.
     """
 
-    noise_map_scale: float = 10.0
+    noise_map_scale: float | Sequence[float] | Callable[[Step], float] = 10.0
     gradient_scale: float = 5000.0
     text_scale: float = 10.0
     energy: str = "l1"
     level: str = "end"
+    during: tuple[float, float] = (0.0, 1.0)
+    mask: Any = None
+    outside: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,16 +82,54 @@ class NoiseMap(CFG):
             raise ValueError(f"energy={self.energy!r} is unknown; {', '.join(ENERGIES)} work")
         if self.level not in LEVELS:
             raise ValueError(f"level={self.level!r} is unknown; {', '.join(LEVELS)} work")
+        scale = self.noise_map_scale
+        if isinstance(scale, Sequence) and not isinstance(scale, str):
+            object.__setattr__(self, "noise_map_scale", tuple(scale))
+        if not callable(scale):
+            for value in self.noise_map_scale if isinstance(self.noise_map_scale, tuple) else (scale,):
+                check_finite(self, "noise_map_scale", value)
+        first, last = self.during
+        if not 0 <= first < last <= 1:
+            raise ValueError(
+                f"NoiseMap: during={self.during!r} must be two rising shares of the steps, such as (0, 0.5)"
+            )
+        if self.mask is not None and not isinstance(self.mask, str | os.PathLike):
+            object.__setattr__(self, "mask", masks.picture(self.mask))
+        if not 0 <= self.outside <= 1:
+            raise ValueError(f"NoiseMap: outside={self.outside!r} must be a share of the strength, 0…1")
 
-    @property
-    def strength(self) -> float:
-        """The one knob: the product of the two scales."""
-        return self.noise_map_scale * self.gradient_scale
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        need_deterministic(self, inversion)
+
+    def prepare(self, run: Run) -> CFG:
+        super().prepare(run)
+        scales = self.noise_map_scale
+        if isinstance(scales, tuple) and len(scales) != len(run.steps):
+            raise ValueError(
+                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {len(run.steps)} steps; give one "
+                "for each step, noisiest first"
+            )
+        if self.mask is None:
+            return self
+        inside = masks.load(self.mask, run.latent_size, "NoiseMap").to(run.text.device)
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Weighted(**settings, weight=self.outside + (1 - self.outside) * inside)
+
+    def strength(self, step: Step) -> float:
+        """The one knob, the product of the two scales, at a step."""
+        scale: Any = self.noise_map_scale
+        if callable(scale):
+            scale = scale(step)
+            check_finite(self, f"noise_map_scale at step {step.index}", scale)
+        return (scale[step.index] if isinstance(scale, tuple) else scale) * self.gradient_scale
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        first, last = (round(share * len(run.steps)) for share in self.during)
+        if not first <= step.index < last:
+            return x
         source, null = rows.source(x), rows.source(run.null)
         gradient, eps = self.gradient(run, step, source, null)
-        guided = eps + self.strength * (1 - step.alpha) ** 0.5 * gradient
+        guided = eps + self.strength(step) * (1 - step.alpha) ** 0.5 * gradient
         return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
 
     def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
@@ -87,3 +141,14 @@ class NoiseMap(CFG):
 
         gradient, eps = run.gradient(source, step, null, energy)
         return gradient / REFERENCE_ELEMENTS, eps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weighted(NoiseMap):
+    """A run that guards the source more in some places: the gradient is weighted."""
+
+    weight: Float[Tensor, "height width"]
+
+    def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
+        gradient, eps = super().gradient(run, step, source, null)
+        return self.weight * gradient, eps

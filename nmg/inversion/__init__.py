@@ -4,9 +4,9 @@ A trajectory holds the latent of every noise level, from the picture itself (map
 noisiest (map T). It is a value: save it, load it, edit it as often as you like.
 """
 
-from nmg.inversion.base import CONVENTIONS, DDIM
-from nmg.inversion.regularised import Regularised
+from nmg.inversion.base import CONVENTIONS
+from nmg.inversion.methods import DDIM, EditFriendly, FixedPoint, Regularised
 from nmg.inversion.trajectory import Trajectory
 from nmg.inversion.walk import bar, invert, rise
 
-__all__ = ["CONVENTIONS", "DDIM", "Regularised", "Trajectory", "bar", "invert", "rise"]
+__all__ = ["CONVENTIONS", "DDIM", "EditFriendly", "FixedPoint", "Regularised", "Trajectory", "bar", "invert", "rise"]

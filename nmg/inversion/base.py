@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from nmg._types import Latents
-from nmg.ddim import Step
+from nmg.ddim import Step, transfer
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,14 @@ class Rise:
     alpha: float
     a_from: float
     a_to: float
+
+
+@runtime_checkable
+class Ask(Protocol):
+    """The network at a rise's timestep: latents [1, channels, height, width] to the noise that it predicts under the
+    source prompt, with classifier-free guidance of `scale`."""
+
+    def __call__(self, x: Latents, scale: float = 1.0) -> Latents: ...
 
 
 def aligned(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
@@ -56,15 +64,47 @@ CONVENTIONS: dict[str, Callable[[tuple[Step, ...], Any], list[Rise]]] = {
 class DDIM:
     """The noise that the network predicts: Song, Meng & Ermon 2021, arXiv 2010.02502.
 
-    An inversion is a frozen dataclass of its settings; a subclass overrides `noise`.
+    An inversion is a frozen dataclass of its settings; a subclass overrides `noise`, or `rise` where it does not walk
+    from map to map.
     """
 
-    def noise(self, ask: Callable[[Latents], Latents], x: Latents, up: Rise, generator: torch.Generator) -> Latents:
+    @property
+    def deterministic(self) -> bool:
+        """Whether DDIM steps alone lead from map to map; if not, the trajectory holds what is added after each."""
+        return True
+
+    def check(self, convention: str) -> None:
+        """Raise for a convention that the inversion can't follow, before anything is computed."""
+
+    def noise(self, ask: Ask, x: Latents, up: Rise, generator: torch.Generator) -> Latents:
         """The noise to go up along.
 
         Args:
-            ask: the network: latents [1, channels, height, width] to the noise that it predicts at `up.timestep`.
+            ask: the network at `up.timestep`.
             x: the latent at level `up.a_from`.
             generator: the only source of chance, seeded once per inversion.
         """
         return ask(x)
+
+    def rise(
+        self, ask: Ask, clean: Latents, x: Latents, up: Rise, generator: torch.Generator
+    ) -> tuple[Latents, Latents | None]:
+        """The latent at level `up.a_to`, and what the step back down from it lacks (None where it lacks nothing).
+
+        Args:
+            clean: the picture's latent, map 0.
+        """
+        return transfer(x, self.noise(ask, x, up, generator), up.a_from, up.a_to), None
+
+
+def need_aligned(inversion: DDIM, convention: str) -> None:
+    """Raise for a convention whose rises don't mirror the steps down.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if convention != "aligned":
+        raise ValueError(
+            f"{type(inversion).__name__} looks for the latent from which a sampling step leads back, and the steps of "
+            f'convention={convention!r} do not mirror sampling; use convention="aligned", or DDIM()'
+        )

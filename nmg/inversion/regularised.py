@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg._types import Latents
-from nmg.inversion.base import DDIM, Rise
+from nmg.inversion.base import DDIM, Ask, Rise
 
 SMALLEST_LEVEL = 8
 """Rows at which the pyramid of the auto-correlation ends."""
@@ -52,7 +52,7 @@ class Regularised(DDIM):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"Regularised: {name}={value!r} must be a whole number from 1 on, such as 5")
 
-    def noise(self, ask: Callable[[Latents], Latents], x: Latents, up: Rise, generator: torch.Generator) -> Latents:
+    def noise(self, ask: Ask, x: Latents, up: Rise, generator: torch.Generator) -> Latents:
         eps = ask(x)
         for _ in range(self.rounds):
             for _ in range(self.shifts):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nmg._types import Latents
 from nmg.ddim import Step
+from nmg.inversion import methods
 from nmg.inversion.base import DDIM
 from nmg.settings import packed, unpacked
+from nmg.tensors import load, save
 
-FORMAT = "nmg-trajectory-1"
+FORMAT = "nmg-trajectory-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,7 @@ class Trajectory:
         model: hub id or folder of the model.
         convention: name of the levels (see `CONVENTIONS`).
         inversion: how the noise was predicted on the way up.
+        residuals: what to add after each of the `steps`, where DDIM alone does not lead from map to map.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -42,6 +42,7 @@ class Trajectory:
     model: str
     convention: str = "aligned"
     inversion: DDIM = DDIM()
+    residuals: Float[Tensor, "steps channels height width"] | None = None
 
     @property
     def start(self) -> Latents:
@@ -64,7 +65,8 @@ class Trajectory:
         return self.maps.shape[-2], self.maps.shape[-1]
 
     def to(self, device: torch.device | str) -> Trajectory:
-        return dataclasses.replace(self, maps=self.maps.to(device))
+        residuals = None if self.residuals is None else self.residuals.to(device)
+        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the maps and all that describes them to one safetensors file.
@@ -72,9 +74,7 @@ class Trajectory:
         Raises:
             ValueError: for an inversion that is not this package's, which could not be read again.
         """
-        from nmg import inversion
-
-        if type(self.inversion).__name__ not in inversion.__all__:
+        if type(self.inversion).__name__ not in methods.__all__:
             raise ValueError(
                 f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read again; "
                 "save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
@@ -82,13 +82,9 @@ class Trajectory:
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
-        part = f"{os.fspath(path)}.part"
-        save_file(
-            {"maps": self.maps.float().cpu().contiguous()},
-            part,
-            metadata={"format": FORMAT, "trajectory": json.dumps(described)},
-        )
-        os.replace(part, path)
+        tensors = {"maps": self.maps, "residuals": self.residuals}
+        held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        save(path, FORMAT, held, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Trajectory:
@@ -98,22 +94,8 @@ class Trajectory:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no trajectory.
         """
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no trajectory at {os.fspath(path)!r}; make one with `nmg invert`")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(
-                        f"{os.fspath(path)!r} holds no trajectory of this version; make one with `nmg invert`"
-                    )
-                described = json.loads(metadata["trajectory"])
-                maps = file.get_tensor("maps")
-        except SafetensorError as error:
-            raise ValueError(f"{os.fspath(path)!r} can't be read ({error}); make it again with `nmg invert`") from error
-        from nmg import inversion
-
+        held, described = load(path, FORMAT, "trajectory", "make one with `nmg invert`")
         described["steps"] = tuple(Step(*fields) for fields in described["steps"])
         described["levels"] = tuple(described["levels"])
-        described["inversion"] = unpacked(described.get("inversion", {"method": "DDIM"}), inversion)
-        return cls(maps, **described)
+        described["inversion"] = unpacked(described["inversion"], methods)
+        return cls(held["maps"], residuals=held.get("residuals"), **described)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from nmg import images
-from nmg._types import Latents
+from nmg import images, rows
+from nmg._types import Latents, TextEmbeddings
 from nmg.backbone import Backbone
-from nmg.ddim import Step, steps, transfer
-from nmg.inversion.base import CONVENTIONS, DDIM
+from nmg.ddim import Step, steps
+from nmg.inversion.base import CONVENTIONS, DDIM, Ask
 from nmg.inversion.trajectory import Trajectory
 
 
@@ -68,25 +68,39 @@ def rise(
     if convention not in CONVENTIONS:
         raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
     inversion = inversion or DDIM()
+    inversion.check(convention)
     down = steps(backbone.scheduler, count, offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
-    text = backbone.text([prompt])
+    text, null = backbone.text([prompt, ""]).split(1)
     x = latents.to(backbone.device).float()
     generator = torch.Generator().manual_seed(getattr(inversion, "seed", 0))
 
-    maps = [x]
+    maps, lacks = [x], []
     for i, up in enumerate(bar(rises, "invert", progress)):
         step = Step(i, up.timestep, up.alpha, up.a_to)
-        eps = inversion.noise(lambda z, step=step: backbone.eps(z, step, text), x, up, generator)
-        x = transfer(x, eps, up.a_from, up.a_to)
+        x, lack = inversion.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
         if not x.isfinite().all():
             raise FloatingPointError(
                 f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
                 "load the pipeline in float32 or bfloat16"
             )
         maps.append(x)
+        lacks += [] if lack is None else [lack]
     levels = (rises[0].a_from, *(up.a_to for up in rises))
-    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion)
+    residuals = torch.cat(lacks[::-1]) if lacks else None
+    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+
+
+def _asking(backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbeddings) -> Ask:
+    """The network at one step, under the source prompt."""
+
+    def ask(x: Latents, scale: float = 1.0) -> Latents:
+        if scale == 1:
+            return backbone.eps(x, step, text)
+        without, under = rows.halves(backbone.eps(rows.doubled(x), step, torch.cat([null, text])))
+        return without + scale * (under - without)
+
+    return ask
 
 
 def bar(items: Iterable, what: str, shown: bool, total: int | None = None) -> Iterable:

@@ -69,7 +69,9 @@ def _quality(report: dict[str, Any]) -> str:
 
 def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     methods = list(next(iter(edits["tasks"].values())))
-    chosen = ", ".join(f"{name} {value:g}" for name, value in scales.items())
+    by_editor = " and ".join(f"{value:g} for {editor}" for editor, value in edits["noise_map_scales"].items())
+    held = ", ".join(f"{name} {value:g}" for name, value in scales.items() if name != "noise_map_scale")
+    chosen = f"noise_map_scale {by_editor}; {held}"
     rows = [
         [task, str(edits["scenes"][task]), *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
         for task, values in edits["tasks"].items()

@@ -1,19 +1,18 @@
 """Measure Menagerie's model on held-out scenes: `python -m nmg.menagerie.evaluate`.
 
 Writes a report (JSON), golden values and the model card beside the model. Every figure says on how many
-scenes it was taken.
+scenes it was taken. Two processes share the edits with
+
+  torchrun --nproc_per_node 2 -m nmg.menagerie.evaluate --records FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import nmg
-from nmg import images, metrics
+from nmg import metrics
 from nmg.backbone import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
@@ -29,22 +28,12 @@ from nmg.menagerie import card
 from nmg.menagerie.captions import caption
 from nmg.menagerie.model import FOLDER, SCALES, load_classifier
 from nmg.menagerie.networks import FactorClassifier
-from nmg.menagerie.scene import FACTORS, Scene
-from nmg.menagerie.tasks import TASKS, TEST_SEEDS
+from nmg.menagerie.scene import Scene
+from nmg.menagerie.scoring import accuracy, pixels
+from nmg.menagerie.tasks import TEST_SEEDS
 
-
-def pixels(scenes: list[Scene]) -> Tensor:
-    """The scenes' pictures, [scenes, 3, 64, 64] in 0…1."""
-    return torch.cat([images.to_tensor(scene.render()) for scene in scenes])
-
-
-def accuracy(classifier: FactorClassifier, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Share of the pictures in which each factor reads as the scene's."""
-    read = classifier.read(2 * pictures - 1)
-    return {
-        name: sum(r[name] == getattr(s, name) for r, s in zip(read, scenes, strict=True)) / len(scenes)
-        for name in FACTORS
-    }
+EDITED = ("DDIM", "NMG")
+"""Methods whose edits the model card shows."""
 
 
 def autoencoder(backbone: Backbone, classifier: FactorClassifier, count: int) -> dict[str, Any]:
@@ -92,81 +81,49 @@ def reconstruction(
 def edits(
     backbone: Backbone,
     count: int,
-    guidances: dict[str, CFG],
-    first_seed: int = TEST_SEEDS,
+    methods: Sequence[str] = EDITED,
     steps: int = 50,
-    tasks: Sequence[str] = tuple(TASKS),
-    workers: int = 1,
+    tasks: Sequence[str] | None = None,
     classifier: Path = FOLDER,
+    records: Path | None = None,
 ) -> dict[str, Any]:
-    """Edits of every task under every guidance, next to the identity and to the ceiling.
+    """Edits of every task by each method, next to the identity and to the ceiling.
 
     Success is the share of edits whose changed factor reads as the target's; PSNR is to the exact counterfactual.
     The identity returns the source; the ceiling is the autoencoder's picture of the truth.
 
     Args:
-        workers: processes of one thread each, which load the model again.
+        methods: names in `nmg.bench.METHODS`.
+        tasks: names in `TASKS`; all if None.
         classifier: folder of the factor classifier.
+        records: folder of a benchmark's records, of which those that are wanted are taken over, at the noise-map scales that
+            it chose, and which the others are added to; processes that share the work need one.
+
+    Raises:
+        ValueError: for records of another configuration, or none where several processes share the work.
     """
-    options: dict[str, Any] = {
-        "guidances": guidances,
-        "first_seed": first_seed,
-        "steps": steps,
-        "classifier": classifier,
-    }
-    measure = functools.partial(measured, **options)
-    items = [(task, i) for task in tasks for i in range(count)]
-    if workers == 1:
-        found = [measure(item, backbone) for item in tqdm(items, "edit")]
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-            found = list(tqdm(pool.map(functools.partial(measure, backbone=backbone.name), items), "edit", len(items)))
-    report: dict[str, Any] = {}
-    for task in tasks:
-        rows = [outcome for (name, _), outcome in zip(items, found, strict=True) if name == task]
-        report[task] = {
+    from nmg.bench import Menagerie, runner
+    from nmg.bench.processes import joined
+
+    if records is None and joined(backbone.device.type == "cpu").count > 1:
+        raise ValueError("several processes need one folder to work in; give --records FOLDER")
+    with TemporaryDirectory() as temporary:
+        folder, scales = records or Path(temporary), runner.chosen_scales(records) if records else None
+        options: dict[str, Any] = {"steps": steps, "scales": scales, "pictures": False}
+        found = runner.run(backbone, Menagerie(classifier), methods, tasks, count, folder, **options)
+    names, rows = dict.fromkeys(record.task for record in found), dict.fromkeys(record.method for record in found)
+    report = {
+        task: {
             method: {
-                "psnr": sum(row[method][0] for row in rows) / count,
-                "success": sum(row[method][1] for row in rows) / count,
+                name: sum(r.metrics[name] for r in found if (r.task, r.method) == (task, method)) / count
+                for name in ("psnr", "success")
             }
-            for method in rows[0]
+            for method in rows
         }
-    return {"scenes": dict.fromkeys(tasks, count), "steps": steps, "tasks": report}
-
-
-def measured(
-    item: tuple[str, int],
-    backbone: Backbone | str,
-    guidances: dict[str, CFG],
-    first_seed: int,
-    steps: int,
-    classifier: Path = FOLDER,
-) -> dict[str, tuple[float, bool]]:
-    """PSNR to the truth and success of one scene's edits: by each guidance, by doing nothing, and at the ceiling."""
-    (name, index), backbone = item, _loaded(backbone) if isinstance(backbone, str) else backbone
-    task = TASKS[name]
-    ((scene, target),) = task.scenes(first_seed + index, 1)
-    source_prompt, target_prompt = task.prompts(scene, target)
-    truth = pixels([target])
-    trajectory = nmg.invert(backbone, scene.render(), source_prompt, steps=steps, progress=False)
-    results = {"identity": pixels([scene]), "ceiling": backbone.decode(backbone.encode(truth)).cpu()}
-    for method, guidance in guidances.items():
-        options: dict[str, Any] = {"guidance": guidance, "editor": task.editor, "progress": False}
-        edited = nmg.edit(backbone, trajectory, targets=[target_prompt], **options)
-        results[method] = images.to_tensor(edited.pictures[0])
-    outcomes = {}
-    for method, picture in results.items():
-        read = load_classifier(classifier).read(2 * picture - 1)[0][task.factor]
-        outcomes[method] = metrics.psnr(picture, truth).item(), read == getattr(target, task.factor)
-    return outcomes
-
-
-@functools.cache
-def _loaded(model: str) -> Backbone:
-    from nmg.pipelines import load
-
-    return Backbone(load(model, device="cpu"))
+        for task in names
+    }
+    used = {record.editor: record.scale for record in found if record.method == "NMG"}
+    return {"scenes": dict.fromkeys(names, count), "steps": steps, "noise_map_scales": used, "tasks": report}
 
 
 def bundled_guidances() -> dict[str, CFG]:
@@ -186,22 +143,21 @@ def bundled_noise_map(text_scale: float | None = None) -> NoiseMap:
     return NoiseMap(**SCALES if text_scale is None else {**SCALES, "text_scale": text_scale})
 
 
-def evaluate(pipe: Any, folder: Path, scenes: int = 32, captions: int = 64, workers: int = 1) -> dict[str, Any]:
+def evaluate(pipe: Any, folder: Path, edited: dict[str, Any], scenes: int = 32, captions: int = 64) -> dict[str, Any]:
     """Every measurement of the model card.
 
     Args:
         folder: of the factor classifier.
-        scenes: held-out scenes, for each task of editing too.
-        workers: processes that edit.
+        edited: what `edits` reports.
+        scenes: held-out scenes per measurement.
     """
     backbone, classifier, guidances = Backbone(pipe), load_classifier(folder), bundled_guidances()
-    edited = {"DDIM": CFG(SCALES["text_scale"]), "NMG": bundled_noise_map()}
     return {
         "scales": SCALES,
         "autoencoder": autoencoder(backbone, classifier, 16 * scenes),
         "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
-        "edits": edits(backbone, scenes, edited, workers=workers, classifier=folder),
+        "edits": edited,
     }
 
 
@@ -226,13 +182,23 @@ def sample(tensor: Tensor) -> list[float]:
     return [*values.tolist(), tensor.mean().item(), tensor.std().item()]
 
 
-def write_report(folder: Path, scenes: int = 32, workers: int = 1) -> None:
-    """Measure the model in `folder` and write report.json, golden.json and the model card beside it."""
+def write_report(folder: Path, scenes: int = 32, records: Path | None = None) -> None:
+    """Measure the model in `folder` and write report.json, golden.json and the model card beside it.
+
+    Processes that torchrun started share the edits, which take the longest; the first does the rest.
+
+    Args:
+        records: of the edits; see `edits`.
+    """
+    from nmg.bench.processes import joined, own_device
     from nmg.pipelines import load
 
-    pipe = load(str(folder), dtype=torch.float32)
+    pipe = load(str(folder), own_device(None), torch.float32)
+    edited = edits(Backbone(pipe), scenes, classifier=folder, records=records)
+    if not joined(pipe.device.type == "cpu").first:
+        return
     (folder / "golden.json").write_text(json.dumps(golden(Backbone(pipe))))
-    report = evaluate(pipe, folder, scenes, 2 * scenes, workers)
+    report = evaluate(pipe, folder, edited, scenes, 2 * scenes)
     (folder / "report.json").write_text(json.dumps(report, indent=2))
     training = json.loads((folder / "training.json").read_text())
     (folder / "README.md").write_text(card.write(training, report))
@@ -249,9 +215,14 @@ def main() -> None:
         default=32,
         help="held-out scenes per measurement and editing task (default: %(default)s)",
     )
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that edit (default: the cores)")
+    p.add_argument(
+        "--records",
+        type=Path,
+        metavar="FOLDER",
+        help="take edits over from a run of `nmg bench`, and add what it lacks",
+    )
     arguments = p.parse_args()
-    write_report(arguments.model, arguments.scenes, arguments.workers)
+    write_report(arguments.model, arguments.scenes, arguments.records)
     print(arguments.model / "README.md")
 
 

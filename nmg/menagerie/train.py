@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import multiprocessing
@@ -310,7 +311,6 @@ def encode_bank(bank: np.ndarray, vae: Any, tag: str, folder: Path, device: torc
 def train(arguments: argparse.Namespace) -> None:
     """Run every stage whose budget is not spent, then write the pipeline folder and the classifier."""
     from accelerate import Accelerator
-    from diffusers.models.attention_processor import AttnProcessor
 
     accelerator = Accelerator(cpu=arguments.cpu, mixed_precision=arguments.precision)
     if accelerator.num_processes > 1:
@@ -319,59 +319,97 @@ def train(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     bank = render_bank(folder, arguments.scenes, arguments.workers)
-
-    def stage(name: str, network: Any, loss: Callable, peak: float, batch: int, of: str = "") -> Any:
-        network = network.to(device, memory_format=torch.channels_last)
-        budget = Budget(getattr(arguments, f"{name}_samples"), getattr(arguments, f"{name}_minutes"))
-        return Stage(f"{name}{of}", network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
+    stage = functools.partial(run_stage, arguments, accelerator)
 
     classifier = stage("classifier", networks.FactorClassifier(), classifier_loss(bank, 64, device), 2e-3, 64)
 
-    vae = networks.build_vae(tuple(arguments.vae_channels))
-    vae = stage("vae", vae, vae_loss(bank, arguments.vae_batch, device), arguments.vae_rate, arguments.vae_batch)
+    vae, loss = networks.build_vae(tuple(arguments.vae_channels)), vae_loss(bank, arguments.vae_batch, device)
+    vae = stage("vae", vae, loss, arguments.vae_rate, arguments.vae_batch)
     # A decoder and latents belong to one state of the encoder, which its samples name.
     seen = str(last_row(folder / "vae.jsonl")["samples"])
-    decoder: Any = copy.deepcopy(vae).requires_grad_(True)
-    for part in (decoder.encoder, decoder.quant_conv):
-        part.requires_grad_(False)
+    logs = {"classifier": "classifier", "vae": "vae", "decoder": f"decoder_{seen}", "unet": "unet"}
     loss = vae_loss(bank, arguments.decoder_batch, device, seed=15)
-    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch, of=f"_{seen}")
+    decoder = decoder_alone(vae)
+    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch, log=logs["decoder"])
     with accelerator.autocast():
         latents, scale = encode_bank(bank, vae, seen, folder, device)
     decoder.register_to_config(scaling_factor=scale)
 
-    tokenizer = networks.build_tokenizer(folder / "tokenizer")
-    unet: Any = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
-    if device.type == "cpu":
-        # Through its matrices: the backward pass of fused attention is several times slower on a CPU.
-        unet.set_attn_processor(AttnProcessor())
-    denoiser: Any = Denoiser(networks.build_text_encoder(tokenizer), unet)
-    denoiser = denoiser.to(device, memory_format=torch.channels_last)
+    tokenizer, scheduler = networks.build_tokenizer(folder / "tokenizer"), networks.build_scheduler()
+    denoiser = build_denoiser(arguments, tokenizer, device)
     forward = torch.compile(denoiser, dynamic=False) if arguments.compile else denoiser
-    scheduler = networks.build_scheduler()
     loss = denoiser_loss(latents, tokenizer, scheduler, arguments.unet_batch, device, forward)
     denoiser = stage("unet", denoiser, loss, arguments.unet_rate, arguments.unet_batch)
 
     out = Path(arguments.out)
     export(out, decoder, denoiser, tokenizer, scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
-    record = {
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
-        "hardware": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{multiprocessing.cpu_count()} CPU cores",
-        "scenes": arguments.scenes,
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "stages": {
-            name: last_row(folder / f"{log}.jsonl")
-            for name, log in (("classifier",) * 2, ("vae",) * 2, ("decoder", f"decoder_{seen}"), ("unet",) * 2)
-        },
-    }
-    (out / "training.json").write_text(json.dumps(record, indent=2))
+    stages = {name: last_row(folder / f"{log}.jsonl") for name, log in logs.items()}
+    (out / "training.json").write_text(json.dumps(record(arguments, device, parts, stages), indent=2))
     if arguments.report:
         from nmg.menagerie.evaluate import write_report
 
         write_report(out, arguments.report)
+
+
+def run_stage(
+    arguments: argparse.Namespace,
+    accelerator: Any,
+    name: str,
+    network: Any,
+    loss: Callable,
+    peak: float,
+    batch: int,
+    log: str = "",
+) -> Any:
+    """Train one network to the budget that the arguments give its stage, and return the averaged one.
+
+    Args:
+        log: name of the checkpoint and the log; the stage's if not given.
+    """
+    network = network.to(accelerator.device, memory_format=torch.channels_last)
+    budget = Budget(getattr(arguments, f"{name}_samples"), getattr(arguments, f"{name}_minutes"))
+    folder = Path(arguments.work)
+    return Stage(log or name, network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
+
+
+def decoder_alone(vae: Any) -> Any:
+    """A copy of an autoencoder of which only the decoder trains."""
+    decoder = copy.deepcopy(vae).requires_grad_(True)
+    for part in (decoder.encoder, decoder.quant_conv):
+        part.requires_grad_(False)
+    return decoder
+
+
+def build_denoiser(arguments: argparse.Namespace, tokenizer: Any, device: torch.device) -> Any:
+    """The UNet and its text encoder at the sizes of the arguments, on a device."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet: Any = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
+    if device.type == "cpu":
+        # Through its matrices: the backward pass of fused attention is several times slower on a CPU.
+        unet.set_attn_processor(AttnProcessor())
+    denoiser: Any = Denoiser(networks.build_text_encoder(tokenizer), unet)
+    return denoiser.to(device, memory_format=torch.channels_last)
+
+
+def record(
+    arguments: argparse.Namespace, device: torch.device, parts: dict[str, nn.Module], stages: dict[str, Any]
+) -> dict[str, Any]:
+    """What the model card tells of a training, as values that JSON holds.
+
+    Args:
+        parts: the networks, whose parameters are counted.
+        stages: the last row of each stage's log.
+    """
+    on_gpu = device.type == "cuda"
+    return {
+        "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
+        "hardware": torch.cuda.get_device_name() if on_gpu else f"{multiprocessing.cpu_count()} CPU cores",
+        "scenes": arguments.scenes,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "stages": stages,
+    }
 
 
 def last_row(log: Path) -> dict[str, float]:

@@ -1,0 +1,69 @@
+"""What an item costs: seconds and peak memory, by the device that it ran on."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+PROCESS = Path("/proc/self")
+RESET_PEAK = "5"
+"""Written to a process's clear_refs, makes Linux forget its peak resident size (man 5 proc)."""
+
+
+@dataclass
+class Cost:
+    """Filled in when the measured block ends.
+
+    Attributes:
+        seconds: of wall time, the device's queue emptied at both ends.
+        peak_mib: MiB allocated at most on a CUDA device, resident at most of the process on Linux's CPU, model included; None
+            where that can't be known.
+    """
+
+    seconds: float = 0.0
+    peak_mib: float | None = None
+
+
+@contextmanager
+def metered(device: torch.device) -> Iterator[Cost]:
+    """Measure what the block costs."""
+    cost, known = Cost(), _forget_peak(device)
+    start = time.perf_counter()
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    cost.peak_mib = _peak(device) if known else None
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Start a new peak; whether that worked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        (PROCESS / "clear_refs").write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return device.type == "cpu"
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    found = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text())
+    return int(found[1]) / 2**10 if found else None
+
+
+def described(device: torch.device) -> str:
+    """A device's name in records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(device)

@@ -1,0 +1,112 @@
+"""The methods that are compared: a guidance on an inversion, each by the name that tables give it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nmg.guidance import CFG, Direct, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
+from nmg.inversion import DDIM, EditFriendly, FixedPoint, Regularised
+
+Guided = Callable[[float, float | None], CFG]
+"""A guidance from the text scale and the noise-map scale."""
+
+GRID = (3.0, 10.0, 30.0, 100.0)
+"""Noise-map scales that the validation split chooses from; the gradient scale stays at the paper's 5000."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to keep the source on its path.
+
+    Attributes:
+        name: in tables, figures and keys.
+        guidance: from the text scale, which is the same for all methods of a run, and the noise-map scale.
+        inversion: how the noise maps are made; a function of the text scale, for one that depends on it.
+        grid: noise-map scales to choose from on the validation split.
+        scale_of: the method whose chosen scale is taken over, where a grid of its own would cost too much.
+        convention, offset: of the inversion; see `nmg.invert`.
+    """
+
+    name: str
+    guidance: Guided
+    inversion: DDIM | Callable[[float], DDIM] = DDIM()
+    grid: tuple[float, ...] = ()
+    scale_of: str = ""
+    convention: str = "aligned"
+    offset: int | None = None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it has a noise-map scale."""
+        return bool(self.grid or self.scale_of)
+
+    def inversion_at(self, text_scale: float) -> DDIM:
+        """The inversion of a run at that text scale."""
+        return self.inversion if isinstance(self.inversion, DDIM) else self.inversion(text_scale)
+
+
+def plain(guidance: type[CFG]) -> Guided:
+    """A guidance with the paper's settings at a given text scale."""
+    return lambda text_scale, scale: guidance(text_scale=text_scale)
+
+
+def noise_map(text_scale: float, scale: float | None) -> NoiseMap:
+    """Noise map guidance at a noise-map scale; the paper's if None."""
+    return NoiseMap(text_scale=text_scale, noise_map_scale=NoiseMap.noise_map_scale if scale is None else scale)
+
+
+def stacked(first: Guided, second: Guided) -> Guided:
+    """Both guidances at once."""
+    return lambda text_scale, scale: first(text_scale, scale) + second(text_scale, scale)
+
+
+def edit_friendly(text_scale: float) -> EditFriendly:
+    """Residuals read off at the run's text scale: at another, the source row would leave the maps."""
+    return EditFriendly(text_scale=text_scale)
+
+
+def on(method: Method, how: str, inversion: DDIM | Callable[[float], DDIM], **levels: Any) -> Method:
+    """A method on another inversion, at the scale that was chosen for it on plain DDIM."""
+    scale_of = method.name if method.grid else ""
+    name = f"{method.name}, {how}"
+    return dataclasses.replace(method, name=name, inversion=inversion, grid=(), scale_of=scale_of, **levels)
+
+
+PLAIN, NMG = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID)
+
+METHODS = {
+    method.name: method
+    for method in (
+        PLAIN,
+        NMG,
+        Method("NTI", plain(NullText)),
+        Method("NPI", plain(NegativePrompt)),
+        Method("ProxNPI", plain(ProxNegativePrompt)),
+        Method("Direct", plain(Direct)),
+        Method("NTI + NMG", stacked(plain(NullText), noise_map), scale_of="NMG"),
+        Method("Direct + NMG", stacked(plain(Direct), noise_map), scale_of="NMG"),
+        on(PLAIN, "regularised", Regularised()),
+        on(PLAIN, "fixed point", FixedPoint()),
+        on(PLAIN, "edit-friendly", edit_friendly),
+        on(NMG, "regularised", Regularised()),
+        on(NMG, "fixed point", FixedPoint()),
+        on(NMG, "authors' levels", DDIM(), convention="diffusers-0.18", offset=0),
+    )
+}
+"""Every method by its name, in the order of the tables."""
+
+
+def find(name: str | Method) -> Method:
+    """A method by its name; one that is given stays as it is.
+
+    Raises:
+        ValueError: for a name that is not known.
+    """
+    if isinstance(name, Method):
+        return name
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; {'; '.join(METHODS)} can be named")
+    return METHODS[name]

@@ -1,0 +1,30 @@
+"""Direct inversion: Ju, Zeng, Bian, Liu & Xu, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code", ICLR
+2024, arXiv 2310.01506.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nmg import rows
+from nmg._types import Doubled, Latents
+from nmg.ddim import Step
+from nmg.guidance.base import CFG
+from nmg.guidance.needs import need_aligned
+from nmg.inversion import DDIM
+from nmg.run import Run
+
+
+@dataclass(frozen=True)
+class Direct(CFG):
+    """The source row is put back on its noise map after each step (section 4, algorithm 1).
+
+    The paper adds the difference between map and row, which was stored on a walk before; on the source row that is the
+    same as taking the map. Targets are left alone: they see the source through attention.
+    """
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        need_aligned(self, convention)
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        return rows.with_source(run.trajectory.target(step), x)

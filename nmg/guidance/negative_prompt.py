@@ -1,0 +1,118 @@
+"""Negative-prompt inversion: Miyake, Iohara, Saito & Tanaka, "Negative-prompt Inversion: Fast Image Inversion for Editing
+with Text-guided Diffusion Models", 2023, arXiv 2305.16807; and its proximal guidance: Han, Wen, Chen, Song, Ren, Jin,
+Kulis, Metaxas & Bresler, "ProxEdit: Improving Tuning-Free Real Image Editing With Proximal Guidance", WACV 2024,
+arXiv 2306.05414.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nmg import rows
+from nmg._types import Doubled, Latents, TextEmbeddings
+from nmg.ddim import Step, predict_clean
+from nmg.guidance.base import CFG
+from nmg.guidance.needs import need_aligned, need_deterministic
+from nmg.inversion import DDIM
+from nmg.run import Run
+
+THRESHOLDS = ("hard", "soft")
+PULLS = ("inversion", "reconstruction", "none")
+
+
+@dataclass(frozen=True)
+class NegativePrompt(CFG):
+    """The null prompt is the source prompt (section 3.2): the source row follows e_c at every text scale."""
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        if negative is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes the source prompt for the null prompt, so that negative={negative!r} would do "
+                "nothing; leave it out, or use another guidance"
+            )
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        return rows.source(run.text).expand_as(run.null)
+
+
+@dataclass(frozen=True)
+class ProxNegativePrompt(NegativePrompt):
+    """Negative-prompt inversion that leaves small differences out and holds what stays close to the source (section 3.2).
+
+        d   = e_c - e_∅,   λ = quantile(|d|, q)
+        d'  = d where |d| > λ                     (hard)    or sign(d) max(|d| - λ, 0)     (soft)
+        e   = e_∅ + w d',   M = dilate(|d'| > 0)
+        z  ← z - η (z - z*) (1 - M)               for t < below
+
+    λ is found for each row. The source row has d = 0, and is held everywhere.
+
+    Args:
+        text_scale: w.
+        quantile: q, the share of the differences that is left out; the paper's 0.7.
+        threshold: "hard" (L0) or "soft" (L1).
+        pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction", the
+            picture, for the clean latent that the step predicts; "none".
+        rate: η, the share of the distance that is taken back.
+        dilation: radius of the dilation in latent pixels.
+        below: timestep below which rows are held.
+
+    Raises:
+        ValueError: for an unknown threshold or pull, a share outside 0…1, or a negative radius.
+    """
+
+    quantile: float = 0.7
+    threshold: str = "hard"
+    pull: str = "inversion"
+    rate: float = 1.0
+    dilation: int = 1
+    below: int = 400
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("threshold", THRESHOLDS), ("pull", PULLS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; {', '.join(known)} work")
+        for name in ("quantile", "rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ProxNegativePrompt: {name}={getattr(self, name)!r} must be a share, 0…1")
+        if isinstance(self.dilation, bool) or not isinstance(self.dilation, int) or self.dilation < 0:
+            raise ValueError(f"ProxNegativePrompt: dilation={self.dilation!r} must be a whole number from 0 on")
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        super().check(inversion, convention, negative)
+        if self.pull == "inversion":
+            need_aligned(self, convention)
+        if self.pull == "reconstruction":
+            need_deterministic(self, inversion)
+
+    def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
+        null, text = rows.halves(eps)
+        return null + self.text_scale * self.kept(text - null)
+
+    def kept(self, difference: Latents) -> Latents:
+        """d', the differences that are large in their row."""
+        size = difference.abs()
+        limit = size.flatten(1).quantile(self.quantile, dim=1)[:, None, None, None]
+        if self.threshold == "soft":
+            return difference.sign() * (size - limit).clamp_min(0)
+        return difference * (size > limit)
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        if self.pull == "none" or step.timestep >= self.below:
+            return x
+        held = self.rate * (1 - self.edited(eps))
+        if self.pull == "inversion":
+            return x - held * (x - run.trajectory.target(step))
+        # The step's clean latent moves by as much, and the step's end by what it weighs there.
+        clean = predict_clean(x, self.combine(run, step, eps), step.alpha_prev)
+        return x - step.alpha_prev**0.5 * held * (clean - run.trajectory.maps[:1])
+
+    def edited(self, eps: Doubled) -> Float[Tensor, "rows channels height width"]:
+        """M, 1 where a row is edited or borders on it, else 0."""
+        null, text = rows.halves(eps)
+        mask = (self.kept(text - null) != 0).float()
+        return F.max_pool2d(mask, 2 * self.dilation + 1, stride=1, padding=self.dilation)

@@ -1,0 +1,191 @@
+"""Null-text inversion: Mokady, Hertz, Aberman, Pritch & Cohen-Or, "Null-text Inversion for Editing Real Images using
+Guided Diffusion Models", CVPR 2023, arXiv 2211.09794.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nmg import rows
+from nmg._types import Latents, TextEmbeddings
+from nmg.ddim import Step, transfer
+from nmg.guidance.base import CFG
+from nmg.guidance.needs import need_aligned, need_deterministic
+from nmg.inversion import DDIM
+from nmg.run import Run
+from nmg.tensors import load, save
+
+FORMAT = "nmg-null-texts-1"
+PUBLISHED_STEPS = 50
+"""Steps that the published learning rates and thresholds belong to."""
+
+
+@dataclass(frozen=True, eq=False)
+class NullTexts:
+    """The null embeddings that null-text inversion found for one trajectory: save them, and edit without the search.
+
+    Attributes:
+        embeddings: one for each step, noisiest first, [steps, tokens, features].
+        losses: mean squared distance to the noise map at the last look of each search.
+        text_scale: w that they were found for.
+        prompt, model: of the trajectory.
+    """
+
+    embeddings: Float[Tensor, "steps tokens features"]
+    losses: tuple[float, ...]
+    text_scale: float
+    prompt: str
+    model: str
+
+    def described(self) -> None:
+        """A recipe does not hold them: they are found again."""
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write them to one safetensors file."""
+        described = {name: getattr(self, name) for name in ("losses", "text_scale", "prompt", "model")}
+        save(path, FORMAT, {"embeddings": self.embeddings}, described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> NullTexts:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: without a file at `path`.
+            ValueError: for a file that holds no null texts.
+        """
+        held, described = load(path, FORMAT, "null texts", "make them with nmg.find_null_texts")
+        return cls(held["embeddings"], tuple(described.pop("losses")), **described)
+
+
+@dataclass(frozen=True)
+class NullText(CFG):
+    """A null embedding for each step, optimised so that the guided step of the source row ends at its noise map.
+
+        ∅_t = argmin |D(z_t, e(z_t, ∅) + w (e_c - e(z_t, ∅))) - z*_{t-1}|²      (section 3.2, equation 3)
+
+    by Adam, warm-started from the step before (algorithm 1). All rows are guided with the embedding that was found.
+    Under another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one leads.
+
+    Args:
+        text_scale: w.
+        iterations: the most optimisation steps in each step.
+        rate: Adam's learning rate at the first step; it falls in a line to half at the last.
+        tolerance: mean squared distance at which the first step's search ends early; `growth` is added for each step.
+        growth: see `tolerance`; `rate` and `growth` follow the share of the steps, so that 50 are as published.
+        embeddings: `NullTexts` of an earlier search, or their file, to be used instead of a search.
+
+    Raises:
+        ValueError: for fewer than one iteration; when a run is prepared, for embeddings of other steps, text scale or
+            model.
+    """
+
+    iterations: int = 10
+    rate: float = 1e-2
+    tolerance: float = 1e-5
+    growth: float = 2e-5
+    embeddings: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
+            raise ValueError(f"NullText: iterations={self.iterations!r} must be a whole number from 1 on, such as 10")
+
+    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+        need_aligned(self, convention)
+        need_deterministic(self, inversion)
+
+    def prepare(self, run: Run) -> CFG:
+        if self.embeddings is None:
+            return self.search(run)
+        super().prepare(run)
+        known = self.embeddings if isinstance(self.embeddings, NullTexts) else NullTexts.load(self.embeddings)
+        _agree(known, self, run)
+        return Found(text_scale=self.text_scale, embeddings=known.embeddings.to(run.null.device))
+
+    def search(self, run: Run) -> Search:
+        """A fresh search, whatever `embeddings` hold."""
+        super().prepare(run)
+        return Search(text_scale=self.text_scale, config=self, first=rows.source(run.null))
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        raise RuntimeError("NullText is prepared for a run before its hooks are called; `nmg.denoise` does so")
+
+    def rate_at(self, run: Run, step: Step) -> float:
+        """Adam's learning rate in a step."""
+        return self.rate * (1 - step.index / (2 * len(run.steps)))
+
+    def limit_at(self, run: Run, step: Step) -> float:
+        """Loss below which a step's search ends."""
+        return self.tolerance + self.growth * step.index * PUBLISHED_STEPS / len(run.steps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found(CFG):
+    """A run with null embeddings that were found before."""
+
+    embeddings: Tensor
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        return self.embeddings[step.index, None].expand_as(run.null)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search(CFG):
+    """A run that searches as it goes: `found` holds the embedding of every step so far, and its loss."""
+
+    config: NullText
+    first: TextEmbeddings
+    found: list[tuple[TextEmbeddings, float]] = field(default_factory=list)
+
+    def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        start = self.found[-1][0] if self.found else self.first
+        self.found.append(self.optimised(run, step, rows.source(x), start))
+        return x
+
+    def optimised(self, run: Run, step: Step, z: Latents, null: TextEmbeddings) -> tuple[TextEmbeddings, float]:
+        """The null embedding whose guided step from `z` ends nearest to the noise map, and the mean squared distance."""
+        target, limit = run.trajectory.target(step).clone(), self.config.limit_at(run, step)
+        under = run.eps(z, step, rows.source(run.text))
+
+        def energy(without: Latents) -> Tensor:
+            # The sum, not the mean, goes through the network: half precision sees gradients of unit size.
+            eps = without + self.text_scale * (under - without)
+            return (transfer(z, eps, step.alpha, step.alpha_prev) - target).square().sum()
+
+        with torch.inference_mode(False):
+            embedding = torch.nn.Parameter(null.detach().float().clone())
+            adam = torch.optim.Adam([embedding], lr=self.config.rate_at(run, step))
+            for _ in range(self.config.iterations):
+                gradient, loss = run.text_gradient(z, step, embedding, energy)
+                embedding.grad = gradient.float() / target.numel()
+                adam.step()
+                if loss / target.numel() < limit:
+                    break
+        return embedding.detach(), (loss / target.numel()).item()
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        return self.found[step.index][0].to(run.null.dtype).expand_as(run.null)
+
+    def texts(self, run: Run) -> NullTexts:
+        """What a finished search found."""
+        embeddings = torch.cat([embedding for embedding, _ in self.found]).float().cpu()
+        losses = tuple(loss for _, loss in self.found)
+        return NullTexts(embeddings, losses, self.text_scale, run.trajectory.prompt, run.trajectory.model)
+
+
+def _agree(known: NullTexts, config: NullText, run: Run) -> None:
+    """Raise for null texts of another run."""
+    for what, has, needs in (
+        ("steps", len(known.embeddings), len(run.steps)),
+        ("text scale", known.text_scale, config.text_scale),
+        ("source prompt", known.prompt, run.trajectory.prompt),
+        ("model", known.model, run.trajectory.model),
+    ):
+        if has != needs:
+            raise ValueError(f"NullText: the embeddings' {what} is {has!r} and the run's is {needs!r}; find them again")
