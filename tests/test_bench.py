@@ -127,6 +127,12 @@ def test_one_inversion_serves_all_methods_that_share_it(pipe, tmp_path, monkeypa
 # ---------------------------------------------------------------- resuming
 
 
+def test_warming_up_leaves_no_record(pipe, tmp_path):
+    bench = runner.Bench.opened(pipe, Menagerie(), tmp_path, "test", 2, None, False)
+    bench.warm_up(TASK, 10_000)
+    assert read(tmp_path) == []
+
+
 def test_what_is_known_is_not_measured_again(measured, pipe, tmp_path):
     found, folder = measured
     again = Counting()
@@ -482,8 +488,21 @@ def test_one_process_is_alone_without_torchrun(monkeypatch):
 
 def test_the_identity_editor_reconstructs_in_a_suite_of_ones_own(pipe, tmp_path):
     class Reconstruction(Menagerie):
-        def case(self, task, item, backbone):
-            return dataclasses.replace(super().case(task, item, backbone), editor=Editor())
+        def editor(self, task, item=None):
+            return Editor()
 
     (*_, found) = run(pipe, Reconstruction(), ["DDIM"], [TASK], 1, tmp_path, **STEPS)
-    assert found.editor == "Editor"
+    assert found.editor == found.settings["editor"]["method"] == "Editor"
+
+
+def test_noise_maps_that_no_guidance_can_follow_cost_no_inversion(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(nmg, "invert", lambda *given, **options: pytest.fail("inverted"))
+    method = dataclasses.replace(METHODS["NMG"], inversion=METHODS["DDIM, edit-friendly"].inversion)
+    (*_, found) = run(pipe, Menagerie(), [method], [TASK], 1, tmp_path, **STEPS)
+    assert "EditFriendly" in found.refused and found.settings["inversion"]["text_scale"] == 3
+
+
+def test_every_method_runs_or_says_why_not(pipe, tmp_path):
+    found = run(pipe, Menagerie(), list(METHODS), [TASK], 1, tmp_path, pictures=False, **STEPS)
+    assert [r.method for r in found[2:]] == list(METHODS)
+    assert {r.method: r.refused for r in found if r.refused} == {}

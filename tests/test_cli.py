@@ -322,8 +322,76 @@ def test_every_option_of_a_method_is_an_argument_and_reaches_it():
 def test_another_guidance_is_one_line_of_a_table(monkeypatch):
     monkeypatch.setitem(GUIDANCES, "calm", Method(nmg.CFG, ("text_scale",)))
     assert made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--text-scale", "2"])) == nmg.CFG(2.0)
-    with pytest.raises(ValueError, match="--level belongs to --guidance noise-map, not to calm"):
+    with pytest.raises(ValueError, match="--level belongs to --guidance noise-map or .*, not to calm"):
         made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--level", "end"]))
+
+
+def guided(*options):
+    return made("guidance", parser().parse_args(["edit", *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["noise-map", "--during", "0", "0.5"], nmg.NoiseMap(during=(0.0, 0.5))),
+        (["noise-map", "--noise-map-scale", "3", "2", "1"], nmg.NoiseMap(noise_map_scale=(3.0, 2.0, 1.0))),
+        (["null-text", "--optimisation-steps", "3"], nmg.NullText(iterations=3)),
+        (["negative-prompt", "--text-scale", "4"], nmg.NegativePrompt(4.0)),
+        (
+            ["proximal", "--quantile", "0.75", "--proximal", "soft", "--pull", "none"],
+            nmg.ProxNegativePrompt(quantile=0.75, threshold="soft", pull="none"),
+        ),
+        (["direct"], nmg.Direct()),
+        (["direct+noise-map", "--energy", "l2"], nmg.Direct(10.0) + nmg.NoiseMap(energy="l2")),
+        (
+            ["null-text+noise-map", "--text-scale", "5", "--optimisation-steps", "3"],
+            nmg.NullText(5.0, iterations=3) + nmg.NoiseMap(text_scale=5.0),
+        ),
+    ],
+)
+def test_every_guidance_is_made_of_its_options(options, expected):
+    assert guided("--guidance", *options) == expected
+
+
+def test_a_guard_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert guided("--guard", "mask.png", "--outside", "0.5") == nmg.NoiseMap(
+        mask=str(tmp_path / "mask.png"), outside=0.5
+    )
+    with pytest.raises(ValueError, match="--outside needs --guard"):
+        guided("--outside", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["fixed-point", "--iterations", "3", "--average", "2"], nmg.FixedPoint(iterations=3, average=2)),
+        (["edit-friendly", "--residual-scale", "3"], nmg.EditFriendly(text_scale=3.0)),
+    ],
+)
+def test_every_inversion_is_made_of_its_options(options, expected):
+    assert made("inversion", parser().parse_args(["edit", "--inversion", *options])) == expected
+
+
+def test_saved_null_texts_are_used_again_and_an_edit_with_them_replays(here):
+    files = ["--out", "t.safetensors", "--save-null-texts", "null.safetensors"]
+    assert main(["invert", "scene:10000", "--steps", "2", *files]) == 0
+    found = nmg.NullTexts.load("null.safetensors")
+    assert len(found.embeddings) == 2 and found.text_scale == SCALES["text_scale"]
+    edit = ["edit", "scene:10000", "--change", "colour=blue", "--steps", "2", "--guidance", "null-text"]
+    assert main([*edit, "--null-texts", "null.safetensors", "--out", "known.png"]) == 0
+    assert main([*edit, "--out", "searched.png"]) == 0
+    assert main(["replay", "known.png"]) == 0
+    pictures = [np.asarray(Image.open(name)) for name in ("known.png", "searched.png", "known-replay.png")]
+    assert np.array_equal(pictures[0], pictures[1]) and np.array_equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("guidance", ["negative-prompt", "proximal", "direct", "direct+noise-map"])
+def test_every_guidance_edits_and_replays(here, guidance):
+    edit = ["edit", "scene:10000", "--change", "colour=blue", "--steps", "2", "--guidance", guidance]
+    assert main([*edit, "--editor", "pix2pix-zero", "--out", "edit.png"]) == 0
+    assert main(["replay", "edit.png"]) == 0
+    assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("edit.png", "edit-replay.png")))
 
 
 @pytest.mark.parametrize(

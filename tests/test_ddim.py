@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nmg.ddim import predict_clean, steps, transfer
+from nmg.ddim import predict_clean, spread, steps, transfer
 from nmg.inversion import CONVENTIONS
 
 
@@ -125,3 +125,53 @@ def test_a_schedule_that_starts_in_pure_noise_is_refused():
 def test_an_unknown_spacing_is_refused():
     with pytest.raises(ValueError, match="leading, trailing and linspace"):
         steps(scheduler(timestep_spacing="odd"), 10)
+
+
+# ---------------------------------------------------------------- the stochastic step
+
+
+@pytest.mark.parametrize("to_one", [False, True])
+@pytest.mark.parametrize("count", [1, 10, 50])
+def test_the_stochastic_step_is_that_of_diffusers(latents, count, to_one):
+    theirs = scheduler(steps_offset=1, set_alpha_to_one=to_one)
+    theirs.set_timesteps(count)
+    x, eps = latents.float()
+    for step in steps(theirs, count):
+        sigma = spread(step.alpha, step.alpha_prev)
+        below = step.timestep - 1000 // count
+        assert math.isclose(sigma**2, theirs._get_variance(step.timestep, below), rel_tol=1e-4, abs_tol=1e-7)
+        for noise in (torch.zeros_like(x), x.flip(-1)):
+            expected = theirs.step(eps, step.timestep, x, eta=1.0, variance_noise=noise).prev_sample
+            ours = transfer(x, eps, step.alpha, step.alpha_prev, sigma) + sigma * noise
+            assert_close(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_mean_and_spread_of_the_stochastic_step_keep_the_variance_of_the_level():
+    """Of pure noise: what the mean loses, the spread adds."""
+    noise = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for a_from, a_to in ((0.1, 0.2), (0.05, 0.9), (0.8, 0.81)):
+        sigma = spread(a_from, a_to)
+        x = math.sqrt(1 - a_from) * noise[0]
+        moved = transfer(x, noise[0], a_from, a_to, sigma) + sigma * noise[1]
+        assert_close(moved.var().item(), 1 - a_to, rtol=0.02, atol=0)
+
+
+def test_without_a_spread_the_step_is_deterministic(latents):
+    x, eps = latents
+    assert torch.equal(transfer(x, eps, 0.1, 0.9, 0.0), transfer(x, eps, 0.1, 0.9))
+
+
+def test_a_step_that_goes_nowhere_or_ends_in_the_picture_spreads_nothing():
+    assert spread(0.3, 0.3) == 0 and spread(0.3, 1.0) == 0
+
+
+def test_the_largest_spread_leaves_no_direction(latents):
+    x, eps = latents
+    assert_close(
+        transfer(x, eps, 0.1, 0.9, math.sqrt(0.1)), math.sqrt(0.9) * predict_clean(x, eps, 0.1), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("a_from", "a_to"), [(0.1, 0.2), (0.005, 0.999), (0.5, 0.500001), (0.998, 0.99915)])
+def test_the_spread_leaves_room_for_the_predicted_noise(a_from, a_to):
+    assert 0 <= spread(a_from, a_to) ** 2 <= 1 - a_to

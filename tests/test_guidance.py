@@ -1,17 +1,43 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from nmg import CFG, Backbone, Editor, NoiseMap, denoise, prepare, transfer
+from nmg import (
+    CFG,
+    Backbone,
+    Direct,
+    EditFriendly,
+    Editor,
+    MasaCtrl,
+    NegativePrompt,
+    NoiseMap,
+    NullText,
+    Pix2PixZero,
+    PromptToPrompt,
+    ProxNegativePrompt,
+    Step,
+    denoise,
+    edit,
+    find_null_texts,
+    prepare,
+    transfer,
+)
+from nmg.guidance.base import check_finite
 from nmg.guidance.noise_map import ENERGIES, REFERENCE_ELEMENTS
 from nmg.inversion import rise
 from nmg.run import Run
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
+GENTLE = {"gradient_scale": 5.0, "text_scale": 3.0}
+"""Scales of noise map guidance at which the network of random weights stays near its maps."""
+MASK = np.zeros((16, 16), bool)
+MASK[4:12, :7] = True
 
 
 @pytest.fixture
@@ -86,7 +112,8 @@ def test_only_the_product_of_the_two_scales_matters(sample):
     ways = [NoiseMap(noise_map_scale=first, gradient_scale=second) for first, second in ((10, 50), (50, 10), (10, 5))]
     same, also, other = (sample(guidance=guidance) for guidance in ways)
     assert_close(same, also)
-    assert ways[0].strength == ways[1].strength == 500
+    step = Step(0, 1, 0.5, 0.9)
+    assert ways[0].strength(step) == ways[1].strength(step) == 500
     assert (same - other).abs().max() > 1e-3
 
 
@@ -241,6 +268,362 @@ def test_noise_map_guidance_brings_the_reconstruction_back_from_where_text_guida
         *_, (_, x) = denoise(run, guidance, Editor())
         strays[guidance] = (x - clean).abs().mean().item()
     assert strays[NoiseMap()] < 0.3 * strays[CFG(10)]
+
+
+# ---------------------------------------------------------------- a scale for every step
+
+
+def test_equal_scales_in_a_list_or_from_a_function_are_one_scale(sample):
+    expected = sample(guidance=NoiseMap(noise_map_scale=3, **GENTLE))
+    for scale in ([3.0] * 4, (3, 3, 3, 3), lambda step: 3.0):
+        assert torch.equal(sample(guidance=NoiseMap(noise_map_scale=scale, **GENTLE)), expected)
+
+
+def test_a_list_gives_each_step_its_own_scale_noisiest_first_and_a_function_too(run):
+    scales, x = [4.0, 3.0, 2.0, 1.0], noise(3, 4, 16, 16)
+    for step in run.steps:
+        alone = NoiseMap(noise_map_scale=scales[step.index]).steer(run, step, x)
+        for given in (scales, lambda step: 4.0 - step.index):
+            guidance = NoiseMap(noise_map_scale=given)
+            assert guidance.strength(step) == 5000 * scales[step.index]
+            assert torch.equal(guidance.steer(run, step, x), alone)
+
+
+def test_a_function_may_look_at_the_noise_level(run):
+    guidance = NoiseMap(noise_map_scale=lambda step: 10 * (1 - step.alpha), gradient_scale=2)
+    assert [guidance.strength(step) for step in run.steps] == [20 * (1 - step.alpha) for step in run.steps]
+
+
+def test_a_list_is_kept_as_a_tuple_that_the_caller_can_not_change():
+    scales = [1.0, 2.0]
+    guidance = NoiseMap(noise_map_scale=scales)
+    scales[0] = 5.0
+    assert guidance == NoiseMap(noise_map_scale=(1.0, 2.0)) and guidance.noise_map_scale == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("scales", [[], [1.0] * 3, [1.0] * 5], ids=len)
+def test_scales_for_another_number_of_steps_are_refused(run, scales):
+    with pytest.raises(
+        ValueError, match=f"holds {len(scales)} numbers and the run has 4 steps; give one for each step"
+    ):
+        next(denoise(run, NoiseMap(noise_map_scale=scales), Editor()))
+
+
+@pytest.mark.parametrize("scale", [[1.0, math.nan], [math.inf], [True, 1.0], "10", None], ids=str)
+def test_scales_that_are_no_numbers_are_refused(scale, unchecked):
+    with pytest.raises(ValueError, match="NoiseMap: noise_map_scale=.* must be a finite number"):
+        NoiseMap(noise_map_scale=scale)
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "10", True])
+def test_a_function_that_gives_no_number_is_stopped_at_its_step(run, value, unchecked):
+    guidance = NoiseMap(noise_map_scale=lambda step: value if step.index == 2 else 1.0, **GENTLE)
+    with pytest.raises(ValueError, match="noise_map_scale at step 2=.* must be a finite number"):
+        list(denoise(run, guidance, Editor()))
+
+
+def test_a_check_names_the_method_and_the_setting():
+    check_finite(CFG(), "text_scale", 3)
+    with pytest.raises(ValueError, match=r"^CFG: text_scale='3' must be a finite number$"):
+        check_finite(CFG(), "text_scale", "3")
+
+
+# ---------------------------------------------------------------- the part of the steps
+
+
+def test_all_steps_is_the_default(sample):
+    assert NoiseMap(during=(0, 1)) == NoiseMap()
+    assert torch.equal(sample(guidance=NoiseMap(during=(0, 1), **GENTLE)), sample(guidance=NoiseMap(**GENTLE)))
+
+
+@pytest.mark.parametrize(
+    ("during", "steered"),
+    [((0, 0.5), {0, 1}), ((0.5, 1), {2, 3}), ((0.25, 0.75), {1, 2}), ((0, 0.25), {0}), ((0.7, 1.0), {3})],
+    ids=str,
+)
+def test_steps_outside_of_the_part_are_left_alone(run, during, steered):
+    guidance, x = NoiseMap(during=during), noise(3, 4, 16, 16)
+    for step in run.steps:
+        moved = guidance.steer(run, step, x)
+        assert torch.equal(moved, NoiseMap().steer(run, step, x)) if step.index in steered else moved is x
+
+
+def test_a_step_outside_of_the_part_is_plain_classifier_free_guidance(run):
+    x = run.start
+    for step, latents in denoise(run, NoiseMap(during=(0.5, 1), **GENTLE), Editor()):
+        if step.index < 2:
+            text = torch.cat([run.null, run.text])
+            eps = CFG(3).combine(run, step, run.eps(torch.cat([x, x]), step, text))
+            assert torch.equal(latents, transfer(x, eps, step.alpha, step.alpha_prev))
+        x = latents
+
+
+def test_a_step_outside_of_the_part_costs_no_gradient(backbone, trajectory, monkeypatch):
+    asked, gradient = [], Run.gradient
+    monkeypatch.setattr(
+        Run, "gradient", lambda self, x, step, *given: asked.append(step.index) or gradient(self, x, step, *given)
+    )
+    list(denoise(prepare(backbone, trajectory), NoiseMap(during=(0.25, 0.5), **GENTLE), Editor()))
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("during", [(0, 0), (1, 1), (0.5, 0.2), (-0.1, 0.5), (0.5, 1.1), (0, math.nan)], ids=str)
+def test_shares_that_are_no_part_of_the_steps_are_refused(during):
+    with pytest.raises(ValueError, match=r"during=.* must be two rising shares of the steps, such as \(0, 0.5\)"):
+        NoiseMap(during=during)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_a_mask_keeps_the_strength_inside_and_takes_it_away_outside(run):
+    step, x = run.steps[1], noise(3, 4, 16, 16)
+    free, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (0, 10))
+    masked = NoiseMap(mask=MASK).prepare(run).steer(run, step, x)
+    assert_close(masked[0, :, MASK], full[0, :, MASK])
+    assert_close(masked[0, :, ~MASK], free[0, :, ~MASK])
+    assert torch.equal(masked[1:], x[1:]) and (full - free)[0].abs().amin() > 0
+
+
+@pytest.mark.parametrize("share", [0.25, 1])
+def test_outside_holds_a_share_of_the_strength(run, share):
+    step, x = run.steps[1], noise(3, 4, 16, 16)
+    weaker, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (10 * share, 10))
+    masked = NoiseMap(mask=MASK, outside=share).prepare(run).steer(run, step, x)
+    assert_close(masked[0, :, MASK], full[0, :, MASK])
+    assert_close(masked[0, :, ~MASK], weaker[0, :, ~MASK])
+
+
+def test_with_the_full_strength_outside_a_mask_is_none(sample):
+    assert torch.equal(sample(guidance=NoiseMap(mask=MASK, outside=1, **GENTLE)), sample(guidance=NoiseMap(**GENTLE)))
+
+
+def test_a_mask_may_be_an_array_a_tensor_a_picture_or_a_file_of_any_size(run, tmp_path):
+    large = np.kron(MASK, np.ones((4, 4), bool))
+    Image.fromarray(large).save(tmp_path / "mask.png")
+    ways = (MASK, MASK[None].astype(float), torch.from_numpy(MASK).float(), Image.fromarray(MASK), large)
+    files = (tmp_path / "mask.png", str(tmp_path / "mask.png"))
+    for mask in (*ways, *files):
+        weight = NoiseMap(mask=mask, outside=0.5).prepare(run).weight
+        assert torch.equal(weight, torch.where(torch.from_numpy(MASK), 1.0, 0.5))
+
+
+def test_a_mask_keeps_the_other_settings(run):
+    config = NoiseMap(mask=MASK, noise_map_scale=[1, 2, 3, 4], energy="l2", level="start", during=(0, 0.5), **GENTLE)
+    prepared = config.prepare(run)
+    for field in dataclasses.fields(config):
+        assert getattr(prepared, field.name) == getattr(config, field.name)
+    assert prepared.steer(run, run.steps[2], run.start) is not None and config.prepare(run) is not prepared
+
+
+@pytest.mark.parametrize(("mask", "what"), [(MASK | True, "foreground"), (MASK & False, "background")])
+def test_a_mask_that_separates_nothing_is_refused(run, mask, what):
+    with pytest.raises(ValueError, match=f"NoiseMap: a mask is all {what} at the latent's size 16×16"):
+        next(denoise(run, NoiseMap(mask=mask), Editor()))
+
+
+def test_masks_that_can_not_be_used_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"a mask has the shape \[2, 16, 16\]; give \[height, width\]"):
+        NoiseMap(mask=np.stack([MASK, MASK]))
+    with pytest.raises(FileNotFoundError, match=r"no picture at .*none\.png"):
+        NoiseMap(mask=tmp_path / "none.png").prepare(run)
+    (tmp_path / "words.png").write_text("words")
+    with pytest.raises(ValueError, match="can't be read as a picture"):
+        NoiseMap(mask=tmp_path / "words.png").prepare(run)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_strength_outside_that_is_no_share_is_refused(share):
+    with pytest.raises(ValueError, match="outside=.* must be a share of the strength, 0…1"):
+        NoiseMap(mask=MASK, outside=share)
+
+
+def test_an_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="level='middle' is unknown; end, start work"):
+        NoiseMap(level="middle")
+
+
+# ---------------------------------------------------------------- direct inversion
+
+
+def test_the_source_row_of_direct_inversion_is_the_trajectory_at_every_step(run):
+    for step, x in denoise(run, Direct(), Editor()):
+        assert torch.equal(x[:1], run.trajectory.target(step))
+    assert torch.equal(x[:1], run.trajectory.maps[:1])
+
+
+@pytest.mark.parametrize("editor", [PromptToPrompt(), MasaCtrl(0, 0)], ids=lambda editor: type(editor).__name__)
+def test_under_an_editor_the_source_row_of_direct_inversion_is_the_trajectory_too(run, editor):
+    for step, x in denoise(run, Direct(), editor):
+        assert torch.equal(x[:1], run.trajectory.target(step))
+
+
+def test_direct_inversion_leaves_the_targets_alone(run, sample):
+    x, eps = noise(3, 4, 16, 16), noise(6, 4, 16, 16)
+    assert torch.equal(Direct().correct(run, run.steps[0], x, eps)[1:], x[1:])
+    # Without an editor no target looks at the source.
+    assert_close(sample(guidance=Direct())[1:], sample(guidance=CFG())[1:], rtol=1e-4, atol=1e-4)
+
+
+def test_direct_inversion_adds_the_papers_stored_difference(run):
+    """Section 4: walk once with the source alone, keep its differences, add them on the next walk."""
+    x, differences = run.start[:1], []
+    for step in run.steps:
+        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null[:1], run.text[:1]]))
+        x = transfer(x, CFG(7.5).combine(run, step, eps), step.alpha, step.alpha_prev)
+        differences.append(run.trajectory.target(step) - x)
+        x = x + differences[-1]
+    x = run.start
+    for step, latents in denoise(run, Direct(7.5), Editor()):
+        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null, run.text]))
+        x = transfer(x, CFG(7.5).combine(run, step, eps), step.alpha, step.alpha_prev)
+        x[:1] += differences[step.index]
+        assert_close(latents, x, rtol=1e-2, atol=1e-2)
+
+
+# ---------------------------------------------------------------- what can't go together
+
+
+@pytest.fixture
+def silent(tiny, monkeypatch):
+    """A pipeline in which nothing may be computed."""
+    pipe = tiny()
+
+    def compute(*given, **options):
+        pytest.fail("something was computed")
+
+    for part, name in ((pipe.unet, "forward"), (pipe.vae, "encode"), (pipe, "encode_prompt")):
+        monkeypatch.setattr(part, name, compute)
+    return pipe
+
+
+REFUSED = [
+    (NoiseMap(), {"inversion": EditFriendly()}, "NoiseMap steers by what a DDIM step leads to, and the noise maps of EditFriendly"),
+    (NullText(), {"inversion": EditFriendly()}, "NullText steers by what a DDIM step leads to"),
+    (ProxNegativePrompt(pull="reconstruction"), {"inversion": EditFriendly()}, "ProxNegativePrompt steers by"),
+    (Direct(), {"convention": "diffusers-0.18"}, "Direct brings the source row to the noise map .* one level above"),
+    (NullText(), {"convention": "diffusers-0.18"}, "NullText brings the source row .* or use NoiseMap or CFG"),
+    (ProxNegativePrompt(), {"convention": "diffusers-0.18"}, "ProxNegativePrompt brings the source row"),
+    (NegativePrompt(), {"negative": "blurry"}, "NegativePrompt takes the source prompt .* negative='blurry' would do nothing"),
+    (NegativePrompt(), {"negative": ""}, "NegativePrompt takes the source prompt .* leave it out"),
+    (ProxNegativePrompt(), {"negative": "blurry"}, "ProxNegativePrompt takes the source prompt for the null prompt"),
+    (Direct(10) + NoiseMap(), {"convention": "diffusers-0.18"}, "Direct brings the source row"),
+    (CFG(10) + NoiseMap(), {"inversion": EditFriendly()}, "NoiseMap steers by what a DDIM step leads to"),
+    (Direct() + NegativePrompt(), {"negative": "blurry"}, "NegativePrompt takes the source prompt"),
+]  # fmt: skip
+REFUSED_IDS = [f"{i}-{'-'.join(options)}" for i, (_, options, _) in enumerate(REFUSED)]
+
+
+@pytest.mark.parametrize(("guidance", "options", "reason"), REFUSED, ids=REFUSED_IDS)
+def test_what_can_not_go_together_is_refused_before_anything_is_computed(silent, picture, guidance, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        edit(silent, picture, SOURCE, [TARGET], guidance=guidance, **options, progress=False)
+
+
+@pytest.mark.parametrize(("guidance", "options", "reason"), REFUSED, ids=REFUSED_IDS)
+def test_with_a_trajectory_too(silent, trajectory, guidance, options, reason):
+    negative = options.get("negative")
+    made = dataclasses.replace(trajectory, **{name: value for name, value in options.items() if name != "negative"})
+    with pytest.raises(ValueError, match=reason):
+        edit(silent, made, targets=[TARGET], guidance=guidance, negative=negative, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "options", "reason"), [case for case in REFUSED if "negative" not in case[1]], ids=str
+)
+def test_who_prepares_a_run_is_told_too(backbone, trajectory, guidance, options, reason):
+    run = prepare(backbone, dataclasses.replace(trajectory, **options))
+    with pytest.raises(ValueError, match=reason):
+        guidance.prepare(run)
+
+
+def test_a_search_of_null_texts_is_refused_too(backbone, trajectory):
+    made = dataclasses.replace(trajectory, inversion=EditFriendly())
+    with pytest.raises(ValueError, match="NullText steers by what a DDIM step leads to"):
+        find_null_texts(backbone, made, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "options"),
+    [
+        (CFG(), {"inversion": EditFriendly(), "negative": "blurry"}),
+        (NegativePrompt(), {"inversion": EditFriendly()}),
+        (ProxNegativePrompt(), {"inversion": EditFriendly()}),
+        (Direct(), {"inversion": EditFriendly()}),
+        (CFG(), {"convention": "diffusers-0.18"}),
+        (NoiseMap(), {"convention": "diffusers-0.18"}),
+        (NegativePrompt(), {"convention": "diffusers-0.18"}),
+        (ProxNegativePrompt(pull="none"), {"convention": "diffusers-0.18"}),
+        (ProxNegativePrompt(pull="none"), {"inversion": EditFriendly()}),
+    ],
+    ids=str,
+)
+def test_what_the_reasons_recommend_works(tiny, picture, guidance, options):
+    result = edit(tiny(), picture, SOURCE, [TARGET], guidance=guidance, steps=1, **options, progress=False)
+    assert result.latents.isfinite().all()
+
+
+# ---------------------------------------------------------------- every guidance
+
+
+EVERY = {
+    "CFG": CFG(),
+    "NoiseMap": NoiseMap(**GENTLE),
+    "masked NoiseMap": NoiseMap(mask=MASK, outside=0.2, noise_map_scale=[3.0, 2.0], **GENTLE),
+    "NullText": NullText(iterations=2),
+    "NegativePrompt": NegativePrompt(),
+    "ProxNegativePrompt": ProxNegativePrompt(below=1000),
+    "reconstruction": ProxNegativePrompt(threshold="soft", pull="reconstruction", below=1000),
+    "Direct": Direct(),
+    "NoiseMap + NullText + Direct": NoiseMap(**GENTLE) + NullText(3.0, iterations=2) + Direct(3.0),
+}
+EDITORS = (Editor(), PromptToPrompt(), MasaCtrl(0, 0), Pix2PixZero())
+
+
+@pytest.fixture(scope="module")
+def short(backbone, trajectory):
+    """The trajectory in two steps."""
+    return rise(backbone, trajectory.maps[:1], trajectory.prompt, 2)
+
+
+@pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: type(editor).__name__)
+@pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
+def test_every_guidance_works_with_every_editor(backbone, short, guidance, editor):
+    run = prepare(backbone, short, [TARGET, "a blue dog sitting in the forest"])
+    rows = [x for _, x in denoise(run, guidance, editor)]
+    assert len(rows) == 2 and all(x.shape == (3, 4, 16, 16) and x.isfinite().all() for x in rows)
+    assert (rows[-1][1] - rows[-1][2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
+def test_every_guidance_works_in_inference_mode(backbone, short, guidance):
+    def rows():
+        return [x for _, x in denoise(prepare(backbone, short, [TARGET]), guidance, Editor())][-1]
+
+    expected = rows()
+    with torch.inference_mode():
+        found = rows()
+    assert torch.equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def half(build):
+    return build().to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
+def test_every_guidance_works_in_half_precision(half, short, guidance):
+    run = prepare(half, short, [TARGET])
+    assert run.text.dtype == torch.bfloat16
+    rows = [x for _, x in denoise(run, guidance, Editor())]
+    assert all(x.dtype == torch.float32 and x.isfinite().all() for x in rows)
+
+
+@pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
+def test_every_guidance_can_run_twice_with_the_same_result_and_leaves_no_gradient(backbone, short, guidance):
+    first, second = ([x for _, x in denoise(prepare(backbone, short), guidance, Editor())][-1] for _ in range(2))
+    assert torch.equal(first, second) and not first.requires_grad
+    assert all(weight.grad is None and weight.requires_grad for weight in backbone.unet.parameters())
 
 
 # ---------------------------------------------------------------- settings that can't be used

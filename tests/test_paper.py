@@ -12,6 +12,7 @@ from nmg import metrics
 from nmg.bench import METHODS, paper, runner, tables
 from nmg.bench.paper import Paper, Pictures
 from nmg.examples import Example
+from nmg.menagerie.model import SCALES
 from nmg.menagerie.scene import Scene
 
 STEPS = 2
@@ -129,8 +130,19 @@ def test_a_variant_is_that_of_the_method_that_has_it():
     assert found.name == "DDIM, authors' levels" and (found.convention, found.offset) == ("diffusers-0.18", 0)
     assert found.guidance is METHODS["DDIM"].guidance
     assert paper.on_variant("NMG", "") is METHODS["NMG"]
+    # A noise-map scale is taken over from plain DDIM.
+    assert paper.on_variant("NMG", ", edit-friendly").scale_of == "NMG"
     with pytest.raises(ValueError, match="no variant ', sideways'"):
         paper.on_variant("DDIM", ", sideways")
+
+
+def test_chosen_scales_are_used_and_taken_over(pipe, tmp_path):
+    (tmp_path / "scales.json").write_text(json.dumps({"scales": {"NMG": {"PromptToPrompt": 3.0}}}))
+    own = Paper(pipe, tmp_path)
+    methods = ["DDIM", "NMG", "NMG, regularised"]
+    assert own._scales(methods) == {name: {"PromptToPrompt": 3.0} for name in methods[1:]}
+    assert Paper(pipe, tmp_path, scales=5)._scales(methods) == 5.0
+    assert Paper(pipe, tmp_path / "elsewhere")._scales(methods) == SCALES["noise_map_scale"]
 
 
 def test_the_paper_s_methods_are_known():
@@ -182,8 +194,19 @@ def test_photographs_are_edited_without_a_truth(pipe, photographs, tmp_path_fact
     with table.open() as file:
         reasons = {x["editor"]: x["reason"] for x in csv.DictReader(file) if x["metric"] == "tifa"}
     assert "Tifa is not here" in reasons["MasaCtrl"] and "needs questions" in reasons["PromptToPrompt"]
+    # Without a truth the sweep needs CLIP, which isn't there either.
+    text, table = made.sweep([3.0])
+    assert "ClipScore is not here" in text.read_text() and "split validation" in text.read_text()
     text, table = made.reconstruction()
     assert float(lines(table)["DDIM", "", "reconstruction_mse"]["mean"]) > 0
+
+
+def test_another_model_has_the_paper_s_scales(tiny, photographs, tmp_path):
+    made = Paper(tiny(), tmp_path / "out", Pictures.read(photographs), ("NMG",), steps=STEPS, progress=False)
+    made.runtime()
+    (guidance,) = {json.dumps(r.settings["guidance"]) for r in tables.gather(tmp_path / "out") if r.method == "NMG"}
+    settings = json.loads(guidance)
+    assert (settings["text_scale"], settings["noise_map_scale"], settings["gradient_scale"]) == (7.5, 10, 5000)
 
 
 def test_pictures_with_a_truth_are_scored_by_it(backbone, picture):

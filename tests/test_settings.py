@@ -10,18 +10,26 @@ from PIL import Image
 from nmg import (
     CFG,
     DDIM,
+    Direct,
     EditDirection,
+    EditFriendly,
     Editor,
+    FixedPoint,
     LocalBlend,
     MasaCtrl,
+    NegativePrompt,
     NoiseMap,
+    NullText,
+    NullTexts,
     Pix2PixZero,
     PromptToPrompt,
+    ProxNegativePrompt,
     Regularised,
     editors,
     guidance,
     inversion,
 )
+from nmg.guidance import Stack
 from nmg.settings import packed, unpacked
 
 MASK = np.zeros((16, 24), bool)
@@ -41,7 +49,19 @@ def there_and_back(method, module=editors):
     [
         (CFG(2.0), guidance),
         (NoiseMap(text_scale=3.0, energy="l2"), guidance),
+        (NoiseMap(noise_map_scale=[3.0, 2.0], level="start", during=(0.0, 0.5)), guidance),
+        (NoiseMap(mask=MASK, outside=0.2), guidance),
+        (NoiseMap(mask="mask.png"), guidance),
+        (NullText(3.0, 7, 0.1, 1e-3, 1e-4), guidance),
+        (NullText(embeddings="null.safetensors"), guidance),
+        (NegativePrompt(2.0), guidance),
+        (ProxNegativePrompt(2.0, 0.75, "soft", "reconstruction", 0.1, 2, 300), guidance),
+        (Direct(3.0), guidance),
+        (Direct(10.0) + NoiseMap(mask=torch.from_numpy(MASK), noise_map_scale=(1.0, 2.0)), guidance),
+        (NoiseMap(text_scale=7.5) + NullText(iterations=3) + Direct(), guidance),
         (DDIM(), inversion),
+        (FixedPoint(3, 1e-3, 2), inversion),
+        (EditFriendly(2.0, 5), inversion),
         (Regularised(auto_correlation=3.0, divergence=0.0, rounds=2, shifts=1, seed=7), inversion),
         (Editor(), editors),
         (PromptToPrompt("refine", {"default_": 0.8, "dog": (0.1, 0.5)}, (0.2, 0.7), {"dog": 2.0}), editors),
@@ -56,6 +76,8 @@ def there_and_back(method, module=editors):
         (Pix2PixZero(("cat", "dog")), editors),
         (Pix2PixZero((("a cat", "the cat"), "dogs.txt")), editors),
         (Pix2PixZero("cat-to-dog.safetensors"), editors),
+        (PromptToPrompt(weights={"method": 2.0, "png": 3.0}), editors),
+        (PromptToPrompt(weights={"png": 3.0}), editors),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -80,6 +102,29 @@ def test_a_direction_comes_back_as_its_sentences(backbone):
     back = there_and_back(Pix2PixZero(direction, 0.1))
     assert back == Pix2PixZero((("a cat", "a red cat"), ("a dog", "a blue dog")), 0.1)
     assert back.resolved(backbone) is direction
+
+
+def test_a_mask_of_a_guidance_comes_back_to_the_pixel():
+    back = there_and_back(NoiseMap(mask=MASK), guidance)
+    assert np.array_equal(np.asarray(back.mask) > 127, MASK)
+
+
+def test_a_stack_comes_back_part_by_part():
+    stack = NoiseMap(text_scale=7.5, noise_map_scale=[1.0, 2.0], mask=MASK) + ProxNegativePrompt() + Direct()
+    back = there_and_back(stack, guidance)
+    assert isinstance(back, Stack) and back.parts == stack.parts and back.text_scale == 7.5
+
+
+def test_null_texts_are_not_written_down_but_found_again_and_their_file_is_named():
+    texts = NullTexts(torch.zeros(2, 3, 4), (0.1, 0.2), 7.5, "a cat", "owner/model")
+    assert there_and_back(NullText(iterations=3, embeddings=texts), guidance) == NullText(iterations=3)
+    path = Path("a", "null.safetensors")
+    assert there_and_back(NullText(embeddings=path), guidance) == NullText(embeddings=str(path))
+
+
+def test_the_mask_of_a_guidance_may_be_a_path():
+    path = Path("a", "mask.png")
+    assert there_and_back(NoiseMap(mask=path), guidance) == NoiseMap(mask=str(path))
 
 
 def test_lists_come_back_as_tuples_and_paths_as_text():
@@ -110,7 +155,45 @@ def test_packing_leaves_the_method_alone():
     assert method.weights == {"dog": 2.0}
 
 
+def test_a_stack_holds_its_parts_with_their_names_and_no_text_scale_of_its_own():
+    values = packed(NoiseMap(text_scale=7.5) + Direct())
+    assert set(values) == {"method", "parts"} and values["method"] == "Stack"
+    assert [part["method"] for part in values["parts"]] == ["NoiseMap", "Direct"]
+
+
+def test_a_list_of_scales_is_written_as_a_list():
+    assert packed(NoiseMap(noise_map_scale=(1.0, 2.0)))["noise_map_scale"] == [1.0, 2.0]
+
+
 # ---------------------------------------------------------------- errors
+
+
+def falling(step):
+    return 10.0 * step.alpha
+
+
+class Rising:
+    def __call__(self, step):
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("scale", "name"), [(falling, "falling"), (lambda step: 1.0, "<lambda>"), (Rising(), ".*Rising object")], ids=str
+)
+def test_a_function_as_a_scale_can_not_be_written_down_and_says_so(scale, name):
+    method = NoiseMap(noise_map_scale=scale)
+    for given in (method, Direct(10.0) + method):
+        with pytest.raises(
+            ValueError, match=rf"the function '?<?{name}.* can't be written down; give its values, one per"
+        ):
+            packed(given)
+
+
+def test_a_stack_of_parts_that_the_module_does_not_have_is_refused():
+    values = packed(Direct() + CFG())
+    values["parts"][0]["method"] = "Telepathy"
+    with pytest.raises(ValueError, match="this version has no method 'Telepathy'; it has CFG, Direct"):
+        unpacked(values, guidance)
 
 
 def test_a_method_that_the_module_does_not_have_is_refused():
@@ -118,7 +201,7 @@ def test_a_method_that_the_module_does_not_have_is_refused():
         unpacked({"method": "Telepathy"}, editors)
     with pytest.raises(ValueError, match="no method 'Regularised'"):
         unpacked(packed(Regularised()), editors)
-    with pytest.raises(ValueError, match="no method 'bar'; it has DDIM, Regularised"):
+    with pytest.raises(ValueError, match="no method 'bar'; it has DDIM, EditFriendly, FixedPoint, Regularised"):
         unpacked({"method": "bar"}, inversion)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from nmg import examples, figures, images, metrics
 from nmg.backbone import Backbone
 from nmg.bench import plots, published, runner, tables
-from nmg.bench.methods import METHODS, Method
+from nmg.bench.methods import METHODS, Method, find, on
 from nmg.bench.processes import joined, own_device
 from nmg.bench.records import Record
 from nmg.bench.suites import Case, Menagerie, Scores, Suite
@@ -226,9 +226,14 @@ class Paper:
         if self.suite is not None:
             return self.suite
         if not menagerie.describe(self.pipe):
-            return examples_of(self.pipe)
+            return self.ready
         trained = Path(self.backbone.name)
         return Menagerie(trained) if (trained / "classifier.safetensors").is_file() else Menagerie()
+
+    @cached_property
+    def ready(self) -> Pictures:
+        """The ready examples."""
+        return examples_of(self.pipe)
 
     @cached_property
     def first(self) -> bool:
@@ -260,25 +265,23 @@ class Paper:
 
     def editing(self) -> list[Path]:
         """How well each method's edits fit: the truth where there is one, and the target prompt by CLIP and TIFA."""
-        device = str(self.backbone.device)
         questions = self.pictures.questions if isinstance(self.pictures, Pictures) else {}
-        score, answer = metrics.ClipScore(device=device), metrics.Tifa()
-
-        def clip(record: Record, folder: Path) -> float:
-            return score(_opened(record, "edit", folder), [record.target]).item()
+        answer = metrics.Tifa()
 
         def tifa(record: Record, folder: Path) -> float:
             if not questions.get(str(record.item)):
                 raise Lacking(f"TIFA needs questions about the prompt; only pictures of a {CAPTIONS} can bring them")
             return answer(_opened(record, "edit", folder), [questions[str(record.item)]]).item()
 
-        found = judged(self._run(self.methods), Path(self.folder), {"clip": clip, "tifa": tifa})
+        found = judged(self._run(self.methods), Path(self.folder), {"clip": self._clip(), "tifa": tifa})
         return self._tables("editing", "Editing", found, ("success", "psnr", "kept", "clip", "tifa"), by_task=True)
 
     def sheets(self) -> list[Path]:
         """The ready examples of each editor by each method, as pictures: a sheet per editor."""
-        folder, ready = Path(self.folder) / "examples", examples_of(self.pipe)
-        shown = dataclasses.replace(self, suite=ready, folder=folder, tasks=None, count=None)
+        folder, ready = Path(self.folder) / "examples", self.ready
+        shown = dataclasses.replace(
+            self, suite=ready, folder=folder, tasks=None, count=None, scales=self._scales(self.methods)
+        )
         truths = {
             (task, name): self.backbone.prepare(example.truth)
             for task, named in ready.examples.items()
@@ -294,14 +297,15 @@ class Paper:
         Args:
             values: noise-map scales; each acts as its product with the gradient scale.
         """
-        found = {record.key: record for value in values for record in self._validated(value)}
+        runs = [self._run(["DDIM", "NMG"], split="validation", scales=value) for value in values]
+        found = self._fitted({record.key: record for run in runs for record in run}.values())
         note = (
             f"On the validation split. The noise-map scale s_N acts as its product with s_g = {NoiseMap.gradient_scale:g}; "
             "at 0 every step begins with one along the null prompt."
         )
-        columns = ("reconstruction_psnr", "psnr", "success", "kept")
-        written = self._tables("sweep", "The noise-map scale", found.values(), columns, [note])
-        return [*written, *self._drawn("sweep", plots.plane, found.values())]
+        columns = ("reconstruction_psnr", "psnr", "success", "kept", "clip")
+        written = self._tables("sweep", "The noise-map scale", found, columns, [note])
+        return [*written, *self._drawn("sweep", plots.plane, found)]
 
     def robustness(self, variants: Sequence[str] = VARIANTS) -> list[Path]:
         """Plain DDIM and NMG on variants of the inversion.
@@ -309,8 +313,9 @@ class Paper:
         Args:
             variants: endings of the methods' names; "" is plain, aligned DDIM.
         """
-        found = self._run([on_variant(name, variant) for variant in variants for name in ("DDIM", "NMG")])
-        columns = ("reconstruction_psnr", "psnr", "success", "kept", "inversion_seconds")
+        methods = [on_variant(name, variant) for variant in variants for name in ("DDIM", "NMG")]
+        found = self._fitted(self._run(methods))
+        columns = ("reconstruction_psnr", "psnr", "success", "kept", "clip", "inversion_seconds")
         written = self._tables("robustness", "Robustness to the inversion", found, columns)
         return [*written, *self._drawn("robustness", plots.methods, found)]
 
@@ -326,20 +331,37 @@ class Paper:
 
     def _run(self, methods: Sequence[str | Method], tasks: Sequence[str] | None = None, **options: Any) -> list[Record]:
         """The records of methods, measured as far as the folder lacks them."""
-        bundled = menagerie.describe(self.pipe)
-        own = menagerie.SCALES if bundled else {"noise_map_scale": self.pictures.noise_map_scale}
-        scales = runner.chosen_scales(self.folder) if self.scales is None else self.scales
         given: dict[str, Any] = {
-            "scales": own["noise_map_scale"] if scales is None else scales,
+            "scales": self._scales(methods),
             "steps": self.steps,
-            "text_scale": own.get("text_scale") if self.text_scale is None else self.text_scale,
+            "text_scale": self._own.get("text_scale") if self.text_scale is None else self.text_scale,
             "progress": self.progress,
         }
         where = (tasks or self.tasks, self.count, self.folder)
         return runner.run(self.pipe, self.pictures, methods, *where, **{**given, **options})
 
-    def _validated(self, value: float) -> list[Record]:
-        return self._run(["DDIM", "NMG"], split="validation", scales=value, pictures=False)
+    @property
+    def _own(self) -> dict[str, Any]:
+        """The model's own scales."""
+        return menagerie.SCALES if menagerie.describe(self.pipe) else {"noise_map_scale": self.pictures.noise_map_scale}
+
+    def _scales(self, methods: Sequence[str | Method]) -> runner.Scales | float:
+        """The noise-map scales of methods; one that takes over another's has that."""
+        scales = runner.chosen_scales(self.folder) if self.scales is None else self.scales
+        if isinstance(scales, Mapping):
+            return {**scales, **{m.name: scales[m.scale_of] for m in map(find, methods) if m.scale_of in scales}}
+        return float(self._own["noise_map_scale"] if scales is None else scales)
+
+    def _clip(self) -> Judge:
+        """How well an edit fits its target prompt."""
+        score = metrics.ClipScore(device=str(self.backbone.device))
+        return lambda record, folder: score(_opened(record, "edit", folder), [record.target]).item()
+
+    def _fitted(self, found: Iterable[Record]) -> list[Record]:
+        """Records of pictures without a truth, with their CLIP score instead."""
+        found = list(found)
+        known = any("psnr" in record.metrics for record in found)
+        return found if known else judged(found, Path(self.folder), {"clip": self._clip()})
 
     def _of_editor(self, editor: type[Editor]) -> Sequence[str]:
         """The tasks of an editor; all if none is of it."""
@@ -386,8 +408,9 @@ def on_variant(name: str, variant: str) -> Method:
     others = [method for method in METHODS.values() if variant and method.name.endswith(variant)]
     if not others:
         raise ValueError(f"there is no variant {variant!r} of an inversion; {'; '.join(METHODS)} are the methods")
-    way: dict[str, Any] = {key: getattr(others[0], key) for key in ("inversion", "convention", "offset")}
-    return dataclasses.replace(METHODS[name], name=full, grid=(), **way)
+    way = others[0]
+    how = variant.removeprefix(", ")
+    return on(METHODS[name], how, way.inversion, convention=way.convention, offset=way.offset)
 
 
 ARTEFACTS: dict[str, Callable[[Paper], list[Path]]] = {
@@ -457,7 +480,7 @@ def run_paper(arguments: argparse.Namespace) -> None:
         suite,
         arguments.methods,
         arguments.tasks,
-        arguments.scenes or (None if suite else Paper.count),
+        (None if suite else Paper.count) if arguments.scenes is None else arguments.scenes,
         arguments.steps,
         arguments.noise_map_scale,
         arguments.text_scale,

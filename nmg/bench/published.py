@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SETTING = "Stable Diffusion 1.4, 50 steps, the 700 pictures of PIE-Bench"
+PICTURES = 700
+SETTING = f"Stable Diffusion 1.4, 50 steps, the {PICTURES} pictures of PIE-Bench"
 """What the rows of `PIE_BENCH` were measured on."""
 
 JU = "Ju et al. 2024, arXiv 2310.01506, table 1"
 CHO = "Cho et al. 2024, arXiv 2402.04625"
-LATER = "a later comparison on PIE-Bench"
+COMPARISON = "a published comparison on PIE-Bench"
 
 UNITS = {
     "structure": 1e3,
@@ -48,8 +49,8 @@ def _row(editor: str, method: str, *values: float) -> Published:
 
 def _noise_map(letter: str, psnr: float, lpips: float, ssim: float) -> Published:
     values = {"psnr_outside": psnr, "lpips_outside": lpips, "ssim_outside": ssim}
-    note = "two published rows of NMG disagree, probably through the alignment of its noise maps"
-    return Published("PromptToPrompt", "NMG", values, f"{LATER} ({letter})", note)
+    note = "Two published rows of NMG disagree, probably through the alignment of its noise maps"
+    return Published("PromptToPrompt", "NMG", values, f"{COMPARISON} ({letter})", note)
 
 
 PIE_BENCH: tuple[Published, ...] = (

@@ -23,7 +23,8 @@ from nmg.bench.methods import Method, find
 from nmg.bench.processes import Processes, joined
 from nmg.bench.records import Item, Record, Writer
 from nmg.bench.suites import Case, Scores, Suite, named
-from nmg.guidance import CFG
+from nmg.editors import Editor
+from nmg.guidance import CFG, NoiseMap
 from nmg.inversion import Trajectory
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scoring import finite
@@ -139,9 +140,7 @@ def tune(
     found = bench.measure(dict.fromkeys(names, variants), count, callback=callback, progress=progress) if tuned else []
     means = {method.name: _means(found, method) for method in tuned}
     best = {name: {editor: _best(by_scale) for editor, by_scale in values.items()} for name, values in means.items()}
-    for method in chosen:
-        if method.scale_of:
-            best[method.name] = best[method.scale_of]
+    best |= {method.name: best[method.scale_of] for method in chosen if method.scale_of in best}
     if bench.processes.first:
         report = {
             "split": "validation",
@@ -283,6 +282,8 @@ class Bench:
         # Every process has read the same records before any writes: they share the same list.
         self.processes.wait()
         writer, share = Writer(self.folder, self.processes.rank), self.processes.share(lacking)
+        if share and self.backbone.device.type == "cuda":
+            self.warm_up(*share[0])
         for task, item in tqdm(share, self.split, disable=not (progress and self.processes.first), unit="item"):
             for record in self.group(task, item, wanted[task, item], known):
                 writer.write(record)
@@ -291,6 +292,12 @@ class Bench:
         self.processes.wait()
         found = {record.key: record for record in records.read(self.folder)}
         return [found[item.key] for items in wanted.values() for item in items]
+
+    def warm_up(self, task: str, number: int | str) -> None:
+        """A step up and down, gradient included, so that no item's seconds hold what a device does once."""
+        case = self.suite.case(task, number, self.backbone)
+        options: dict[str, Any] = {"steps": 1, "size": case.picture.size, "progress": False}
+        nmg.edit(self.backbone, case.picture, case.source, guidance=NoiseMap(), editor=Editor(), **options)
 
     def items(self, task: str, item: int | str, variants: Sequence[Variant], references: bool) -> Wanted:
         """Every item of one case, with the variant that makes it; None for a reference."""
@@ -357,12 +364,11 @@ class _Work:
         """The record of one edit, or of its refusal."""
         bench, settings = self.bench, self.bench.settings(item, variant)
         try:
-            trajectory, seconds = self.trajectory(variant.method)
-            options: dict[str, Any] = {
-                "guidance": bench.guidance(variant),
-                "editor": self.case.editor,
-                "progress": False,
-            }
+            guidance, method = bench.guidance(variant), variant.method
+            # Before the inversion, which a refusal would waste.
+            guidance.check(method.inversion_at(bench.text_scale), method.convention)
+            trajectory, seconds = self.trajectory(method)
+            options: dict[str, Any] = {"guidance": guidance, "editor": self.case.editor, "progress": False}
             with meter.metered(bench.backbone.device) as cost:
                 result = nmg.edit(bench.backbone, trajectory, targets=[self.case.target], **options)
         except REFUSALS as error:

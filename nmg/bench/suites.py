@@ -32,7 +32,7 @@ class Case:
         task, item: where it belongs.
         picture: the source, at the model's size.
         source, target: the prompts.
-        editor: what makes it.
+        editor: what makes it, as `Suite.editor` says for the item.
         truth: what its suite scores it by.
     """
 
@@ -130,7 +130,7 @@ class Menagerie(Suite):
         ((scene, target),) = TASKS[task].scenes(int(item), 1)
         source_prompt, target_prompt = TASKS[task].prompts(scene, target)
         picture = scene.render(backbone.native_size[0])
-        return Case(task, item, picture, source_prompt, target_prompt, TASKS[task].editor, (scene, target))
+        return Case(task, item, picture, source_prompt, target_prompt, self.editor(task, item), (scene, target))
 
     def reference(self, name: str, case: Case, backbone: Backbone) -> Image.Image:
         """The source, or the "ceiling": the autoencoder's picture of the truth."""

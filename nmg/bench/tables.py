@@ -320,7 +320,7 @@ def markdown(group: Group, metrics: Sequence[str] = (), compare: bool = True) ->
     for row in beside:
         mark = notes.mark(". ".join(filter(None, (f"{row.source}; {published.SETTING}", row.note))))
         cells = [_published(row, column) for column in shown]
-        lines.append(_line([f"{row.method}, published {mark}", "700", *cells]))
+        lines.append(_line([f"{row.method}, published {mark}", str(published.PICTURES), *cells]))
     return "\n".join([*lines, "", *notes.lines(), *_remarks(group)])
 
 
@@ -427,7 +427,7 @@ def write_tables(
     groups = group(found)
     shown = {metric for one in groups for metric in metrics or SUITES.get(one.suite, ())}
     notes = [*notes, *_chosen(folder if source is None else source, found)]
-    legend = [LEGEND, *(sentence for metric, sentence in EXPLAINED.items() if metric in shown)]
+    legend = [LEGEND.replace("\n", " "), *(sentence for metric, sentence in EXPLAINED.items() if metric in shown)]
     text = [f"# {title}", "", *(line for part in (_setting(found), *notes, " ".join(legend)) for line in (part, ""))]
     for one in groups if by_task else [one for one in groups if one.task is None]:
         text += [f"{'###' if one.task else '##'} {one.title}", "", markdown(one, metrics)]
