@@ -265,6 +265,9 @@ def _proximal(p: argparse.ArgumentParser) -> None:
         "--guidance proximal: the source prompt for the null prompt, and small differences left out"
     )
     g.add_argument("--quantile", type=float, metavar="Q", help=f"share that is left out (default: {own.quantile})")
+    g.add_argument(
+        "--pooled", action="store_true", default=None, help="one threshold over all rows, as in the authors' code"
+    )
     g.add_argument("--proximal", choices=THRESHOLDS, help=f"threshold (default: {own.threshold})")
     g.add_argument("--pull", choices=PULLS, help=f"what unedited places are held at (default: {own.pull})")
     g.add_argument("--rate", type=float, help=f"share of the distance that is taken back (default: {own.rate:g})")

@@ -122,7 +122,9 @@ GUIDANCES = {
     "null-text": Method(NullText, ("text_scale", *NULL_TEXT), _null_text),
     "negative-prompt": Method(NegativePrompt, ("text_scale",)),
     "proximal": Method(
-        ProxNegativePrompt, ("text_scale", "quantile", "proximal", "pull", "rate", "dilation", "below"), _proximal
+        ProxNegativePrompt,
+        ("text_scale", "quantile", "pooled", "proximal", "pull", "rate", "dilation", "below"),
+        _proximal,
     ),
     "direct": Method(Direct, ("text_scale",)),
     "null-text+noise-map": Method(NoiseMap, (*NOISE_MAP, *NULL_TEXT), _with_noise_map(_null_text, NULL_TEXT)),

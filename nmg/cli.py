@@ -103,7 +103,9 @@ def run_invert(arguments: argparse.Namespace) -> None:
     from nmg.pipelines import load
 
     out, inversion = _writable(arguments.out, ".safetensors"), made("inversion", arguments)
-    texts = arguments.save_null_texts and _writable(arguments.save_null_texts, ".safetensors")
+    texts = arguments.save_null_texts and _writable(arguments.save_null_texts, ".safetensors", "--save-null-texts")
+    if texts is None and arguments.text_scale is not None:
+        raise ValueError("--text-scale needs --save-null-texts: an inversion alone has no text guidance")
     image, source, _ = _inputs(arguments)
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     source = _described(arguments, pipe, image, source)
@@ -114,7 +116,8 @@ def run_invert(arguments: argparse.Namespace) -> None:
     print(out)
     if texts:
         own = menagerie.SCALES if menagerie.describe(pipe) else {}
-        scale = arguments.text_scale or own.get("text_scale", NullText.text_scale)
+        given = arguments.text_scale
+        scale = own.get("text_scale", NullText.text_scale) if given is None else given
         nmg.find_null_texts(pipe, trajectory, NullText(scale)).save(texts)
         print(texts)
 
@@ -223,14 +226,14 @@ def _note_words(pipe: Any, prompts: list[str]) -> None:
         warnings.warn(warning, stacklevel=2)
 
 
-def _writable(path: Path, suffix: str) -> Path:
+def _writable(path: Path, suffix: str, option: str = "--out") -> Path:
     """`path` with its folder made, found out before any work is done."""
     path = path if path.suffix or path.is_dir() else path.with_suffix(suffix)
     if path.suffix != suffix or path.is_dir():
-        raise ValueError(f"--out {path} can't be written; give the path of a {suffix} file")
+        raise ValueError(f"{option} {path} can't be written; give the path of a {suffix} file")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"the folder {path.parent} is not writable; give another --out")
+        raise ValueError(f"the folder {path.parent} is not writable; give another {option}")
     return path
 
 

@@ -12,7 +12,7 @@ import torch
 from nmg import images
 from nmg.backbone import Backbone
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import NoiseMap
+from nmg.guidance import NoiseMap, Plan
 from nmg.inversion import Trajectory, invert
 from nmg.menagerie import model as menagerie
 from nmg.sampling import bar_of, denoise, prepare
@@ -151,7 +151,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         guidance = guidance or suited(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
-        guidance.check(trajectory.inversion, trajectory.convention, negative_prompt)
+        guidance.check(Plan.of(trajectory, negative_prompt))
         latents = self._sample(run, guidance, editor, callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":

@@ -14,7 +14,7 @@ from nmg._types import Latents
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap, NullText, NullTexts
+from nmg.guidance import CFG, NoiseMap, NullText, NullTexts, Plan
 from nmg.inversion import DDIM, Trajectory, bar, invert
 from nmg.run import Run
 
@@ -172,7 +172,8 @@ def edit(
         backbone.check([source, *targets, negative or ""])
         editor.check(backbone, [source, *targets])
         (inversion or DDIM()).check(convention or "aligned")
-        guidance.check(inversion or DDIM(), convention or "aligned", negative)
+        size_in_latent = (picture.height // backbone.pixels_per_latent, picture.width // backbone.pixels_per_latent)
+        guidance.check(Plan(inversion or DDIM(), convention or "aligned", steps, size_in_latent, negative))
         trajectory = invert(
             backbone,
             picture,
@@ -185,7 +186,7 @@ def edit(
             progress=progress,
         )
 
-    guidance.check(trajectory.inversion, trajectory.convention, negative)
+    guidance.check(Plan.of(trajectory, negative))
     run = prepare(backbone, trajectory, targets, editor.negative(trajectory.prompt) if negative is None else negative)
     latents = run.start
     try:

@@ -39,7 +39,7 @@ def _methods(value: Any, module: Any) -> Any:
     """The methods among a method's settings."""
     if isinstance(value, tuple):
         return tuple(_methods(item, module) for item in value)
-    return unpacked(value, module) if isinstance(value, dict) and "method" in value else value
+    return unpacked(value, module) if isinstance(value, dict) and isinstance(value.get("method"), str) else value
 
 
 def _plain(value: Any) -> Any:
@@ -64,7 +64,7 @@ def _restored(value: Any) -> Any:
     """JSON's lists as the tuples that they were, and pictures as pictures."""
     if isinstance(value, list):
         return tuple(map(_restored, value))
-    if isinstance(value, dict) and set(value) == {"png"}:
+    if isinstance(value, dict) and set(value) == {"png"} and isinstance(value["png"], str):
         return Image.open(io.BytesIO(base64.b64decode(value["png"])))
     return {key: _restored(item) for key, item in value.items()} if isinstance(value, dict) else value
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -251,18 +252,42 @@ def test_the_scale_with_the_best_mean_is_chosen_per_editor(pipe, tmp_path):
     report = json.loads((tmp_path / "scales.json").read_text())
     assert report["scales"] == chosen == runner.chosen_scales(tmp_path) and report["split"] == "validation"
     for editor, task in (("PromptToPrompt", TASK), ("MasaCtrl", OTHER)):
-        means = {
-            scale: sum(r.metrics["psnr"] for r in rows if (r.task, r.scale) == (task, scale)) / 2
-            for scale in method.grid
-        }
-        assert chosen["NMG"][editor] == max(means, key=means.get)
-        assert report["mean_psnr"]["NMG"][editor] == {f"{k:g}": v for k, v in means.items()}
+        tried = {scale: [r for r in rows if (r.task, r.scale) == (task, scale)] for scale in method.grid}
+        means = {f"{k:g}": sum(r.metrics["psnr"] for r in some) / 2 for k, some in tried.items()}
+        assert chosen["NMG"][editor] == tuning.best(tried)
+        assert {k: v["psnr"] for k, v in report["means"]["NMG"][editor].items()} == pytest.approx(means)
     found = run(pipe, Menagerie(), [method], [TASK], 1, tmp_path, scales=chosen, **STEPS)
     assert found[-1].scale == chosen["NMG"]["PromptToPrompt"] and found[-1].split == "test"
 
 
-def test_of_equal_scales_the_smaller_is_chosen():
-    assert runner._best({"3": 20.0, "30": 21.0, "10": 21.0}) == 10
+def tried(edits, kept):
+    """Records of an editor by scale, with these PSNRs of edit and reconstruction."""
+    return {
+        scale: [
+            SimpleNamespace(metrics={"psnr": psnr} | ({} if k is None else {"reconstruction_psnr": k}))
+            for psnr, k in zip(edits[scale], kept[scale], strict=True)
+        ]
+        for scale in edits
+    }
+
+
+@pytest.mark.parametrize(
+    ("edits", "kept", "expected"),
+    [
+        # Clearly the best edit, whatever it keeps.
+        ({3.0: [20, 21, 22], 30.0: [18, 19.1, 20]}, {3.0: [20] * 3, 30.0: [40] * 3}, 3.0),
+        # Edits that can't be told apart: what keeps the source better.
+        ({3.0: [20, 21, 22.2], 30.0: [20.1, 20.9, 22]}, {3.0: [20] * 3, 30.0: [40] * 3}, 30.0),
+        # Equal edits and equal reconstructions: the smaller.
+        ({30.0: [20, 21], 3.0: [20, 21]}, {30.0: [30, 30], 3.0: [30, 30]}, 3.0),
+        # A reconstruction without an error has no finite PSNR, and is the best.
+        ({3.0: [20, 21], 30.0: [20, 21]}, {3.0: [50, 50], 30.0: [None, None]}, 30.0),
+        # One edit has no standard error.
+        ({3.0: [20], 30.0: [19.99]}, {3.0: [20], 30.0: [40]}, 3.0),
+    ],
+)
+def test_a_scale_is_chosen_by_the_one_standard_error_rule(edits, kept, expected):
+    assert tuning.best(tried(edits, kept)) == expected
 
 
 def test_a_method_takes_over_the_scale_of_another(pipe, tmp_path):
@@ -403,7 +428,7 @@ def test_options_go_before_quick_and_quick_before_the_usual():
     suite = Menagerie()
     usual, quick = command._chosen(parsed(), suite), command._chosen(parsed("--quick"), suite)
     assert usual["tasks"] == list(suite.tasks) and usual["scales"] == "tune" and "NMG" in usual["methods"]
-    assert quick["methods"] == ["DDIM", "NMG"] and quick["scales"] == "paper" and len(quick["tasks"]) == 4
+    assert quick["methods"] == ["DDIM", "NMG"] and quick["scales"] == "default" and len(quick["tasks"]) == 4
     own = command._chosen(parsed("--quick", "--methods", "NMG", "--scales", 3, "--editors", "MasaCtrl"), suite)
     assert own["methods"] == ["NMG"] and own["scales"] == 3 and own["tasks"] == ["pose modification"]
 

@@ -274,9 +274,9 @@ def test_noise_map_guidance_brings_the_reconstruction_back_from_where_text_guida
 
 
 def test_equal_scales_in_a_list_or_from_a_function_are_one_scale(sample):
-    expected = sample(guidance=NoiseMap(noise_map_scale=3, **GENTLE))
+    expected = sample((), NoiseMap(noise_map_scale=3, **GENTLE))
     for scale in ([3.0] * 4, (3, 3, 3, 3), lambda step: 3.0):
-        assert torch.equal(sample(guidance=NoiseMap(noise_map_scale=scale, **GENTLE)), expected)
+        assert torch.equal(sample((), NoiseMap(noise_map_scale=scale, **GENTLE)), expected)
 
 
 def test_a_list_gives_each_step_its_own_scale_noisiest_first_and_a_function_too(run):
@@ -333,7 +333,7 @@ def test_a_check_names_the_method_and_the_setting():
 
 def test_all_steps_is_the_default(sample):
     assert NoiseMap(during=(0, 1)) == NoiseMap()
-    assert torch.equal(sample(guidance=NoiseMap(during=(0, 1), **GENTLE)), sample(guidance=NoiseMap(**GENTLE)))
+    assert torch.equal(sample((), NoiseMap(during=(0, 1), **GENTLE)), sample((), NoiseMap(**GENTLE)))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_outside_holds_a_share_of_the_strength(run, share):
 
 
 def test_with_the_full_strength_outside_a_mask_is_none(sample):
-    assert torch.equal(sample(guidance=NoiseMap(mask=MASK, outside=1, **GENTLE)), sample(guidance=NoiseMap(**GENTLE)))
+    assert torch.equal(sample((), NoiseMap(mask=MASK, outside=1, **GENTLE)), sample((), NoiseMap(**GENTLE)))
 
 
 def test_a_mask_may_be_an_array_a_tensor_a_picture_or_a_file_of_any_size(run, tmp_path):
@@ -589,21 +589,21 @@ def short(backbone, trajectory):
 @pytest.mark.parametrize("editor", EDITORS, ids=lambda editor: type(editor).__name__)
 @pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
 def test_every_guidance_works_with_every_editor(backbone, short, guidance, editor):
-    run = prepare(backbone, short, [TARGET, "a blue dog sitting in the forest"])
-    rows = [x for _, x in denoise(run, guidance, editor)]
-    assert len(rows) == 2 and all(x.shape == (3, 4, 16, 16) and x.isfinite().all() for x in rows)
-    assert (rows[-1][1] - rows[-1][2]).abs().max() > 1e-3
+    rows = [x for _, x in denoise(prepare(backbone, short, [TARGET]), guidance, editor)]
+    assert len(rows) == 2 and all(x.shape == (2, 4, 16, 16) and x.isfinite().all() for x in rows)
+    assert (rows[-1][0] - rows[-1][1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
-def test_every_guidance_works_in_inference_mode(backbone, short, guidance):
+def test_every_guidance_runs_again_in_inference_mode_with_the_same_result(backbone, short, guidance):
     def rows():
-        return [x for _, x in denoise(prepare(backbone, short, [TARGET]), guidance, Editor())][-1]
+        return [x for _, x in denoise(prepare(backbone, short), guidance, Editor())][-1]
 
     expected = rows()
     with torch.inference_mode():
-        found = rows()
-    assert torch.equal(found, expected)
+        again = rows()
+    assert torch.equal(again, expected) and not expected.requires_grad
+    assert all(weight.grad is None and weight.requires_grad for weight in backbone.unet.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -617,13 +617,6 @@ def test_every_guidance_works_in_half_precision(half, short, guidance):
     assert run.text.dtype == torch.bfloat16
     rows = [x for _, x in denoise(run, guidance, Editor())]
     assert all(x.dtype == torch.float32 and x.isfinite().all() for x in rows)
-
-
-@pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
-def test_every_guidance_can_run_twice_with_the_same_result_and_leaves_no_gradient(backbone, short, guidance):
-    first, second = ([x for _, x in denoise(prepare(backbone, short), guidance, Editor())][-1] for _ in range(2))
-    assert torch.equal(first, second) and not first.requires_grad
-    assert all(weight.grad is None and weight.requires_grad for weight in backbone.unet.parameters())
 
 
 # ---------------------------------------------------------------- settings that can't be used

@@ -359,19 +359,19 @@ def strayed(backbone, latents, inversion, count=4):
 
 
 def test_a_fixed_point_inversion_is_undone_by_sampling(calm, latents):
-    plain, fixed = (strayed(calm, latents, method) for method in (DDIM(), FixedPoint(30, 1e-7)))
+    plain, fixed = (strayed(calm, latents, method, 2) for method in (DDIM(), FixedPoint(30, 1e-7)))
     assert fixed < 1e-4 < 1e-2 * plain
 
 
 def test_the_steps_down_lead_over_every_map_of_a_fixed_point_inversion(calm, latents):
-    trajectory = rise(calm, latents, SOURCE, 4, inversion=FixedPoint(30, 1e-7))
+    trajectory = rise(calm, latents, SOURCE, 3, inversion=FixedPoint(30, 1e-7))
     for step, x in denoise(prepare(calm, trajectory), CFG(1), Editor()):
         assert_close(x, trajectory.target(step), rtol=1e-4, atol=1e-4)
 
 
 def test_more_iterations_bring_the_reconstruction_nearer(calm, latents):
-    errors = [strayed(calm, latents, FixedPoint(n, 0.0)) for n in (1, 2, 4)]
-    assert strayed(calm, latents, DDIM()) > 2 * errors[0] > 4 * errors[1] > 8 * errors[2]
+    plain, *errors = (strayed(calm, latents, way, 2) for way in (DDIM(), FixedPoint(1, 0.0), FixedPoint(3, 0.0)))
+    assert plain > 2 * errors[0] > 4 * errors[1]
 
 
 def test_a_step_ends_early_when_the_latent_stays_where_it_is(calm, latents):
@@ -424,14 +424,14 @@ def test_the_network_is_asked_at_each_estimate_of_the_latent_above():
         ((8, 4, -4, 99, 99), {"iterations": 4}, (8, 3)),
         ((8, 4, 2, math.nan, 1), {"iterations": 4}, (4, 4)),
         # ReNoise: the mean of the last estimates.
-        ((8, 4, 2, 1, 0), {"iterations": 4, "average": 2}, (0.5, 5)),
-        ((8, 4, 2, 1, 0), {"iterations": 4, "average": 5}, (3, 5)),
-        ((8, 4, 2, 1, 0), {"iterations": 4, "average": 99}, (3, 5)),
+        ((8, 4, 2, 1, 0.5), {"iterations": 4, "average": 2}, (0.75, 5)),
+        ((9, 4, 2, 1, 0.5), {"iterations": 4, "average": 5}, (3.3, 5)),
+        ((9, 4, 2, 1, 0.5), {"iterations": 4, "average": 99}, (3.3, 5)),
         ((8, 4, 2, 30, 99), {"iterations": 4, "average": 2}, (6, 4)),
     ],
 )
 def test_the_noise_that_the_iteration_ends_with(answers, settings, expected):
-    assert found(answers, tolerance=1e-6, **settings) == expected
+    assert found(answers, tolerance=1e-6, **settings) == pytest.approx(expected)
 
 
 def test_a_fixed_point_iteration_that_runs_away_is_no_worse_than_ddim_in_its_step(backbone, latents):
@@ -643,9 +643,9 @@ def test_every_inversion_works_in_half_precision(half, picture, method):
     assert result.latents.isfinite().all()
 
 
-@pytest.mark.parametrize("method", EVERY, ids=str)
+@pytest.mark.parametrize("method", [FixedPoint(2), EditFriendly()], ids=str)
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
-def test_every_inversion_works_with_every_prediction_type(tiny, picture, prediction_type, method):
+def test_inversions_that_mirror_the_steps_work_with_every_prediction_type(tiny, picture, prediction_type, method):
     pipe = tiny(prediction_type=prediction_type)
     trajectory = invert(pipe, picture, SOURCE, steps=2, inversion=method, size=(40, 24), progress=False)
     assert trajectory.maps.shape == (3, 4, 12, 20) and trajectory.maps.isfinite().all()

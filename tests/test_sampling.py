@@ -44,11 +44,13 @@ def test_a_run_keeps_no_graph():
     script = """if True:
         import torch
         from types import SimpleNamespace
-        from nmg import CFG, Editor, Step
+        from nmg import CFG, DDIM, Editor, Step, transfer
         from nmg.sampling import denoise
         weight = torch.ones(1, requires_grad=True)
+        trajectory = SimpleNamespace(inversion=DDIM(), convention="aligned", steps=[0], latent_size=(2, 2))
         run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[Step(0, 1, 0.5, 0.9)], null=torch.ones(1, 2, 3),
-                              text=torch.ones(1, 2, 3), eps=lambda x, *_: weight * x)
+                              text=torch.ones(1, 2, 3), eps=lambda x, *_: weight * x, trajectory=trajectory,
+                              down=lambda x, eps, step: transfer(x, eps, step.alpha, step.alpha_prev))
         for _, x in denoise(run, CFG(), Editor()):
             assert not x.requires_grad and torch.is_grad_enabled()
     """

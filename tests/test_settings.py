@@ -116,7 +116,7 @@ def test_a_stack_comes_back_part_by_part():
 
 
 def test_null_texts_are_not_written_down_but_found_again_and_their_file_is_named():
-    texts = NullTexts(torch.zeros(2, 3, 4), (0.1, 0.2), 7.5, "a cat", "owner/model")
+    texts = NullTexts(torch.zeros(2, 3, 4), (0.1, 0.2), 7.5, "a cat", "owner/model", torch.zeros(1, 4, 2, 2))
     assert there_and_back(NullText(iterations=3, embeddings=texts), guidance) == NullText(iterations=3)
     path = Path("a", "null.safetensors")
     assert there_and_back(NullText(embeddings=path), guidance) == NullText(embeddings=str(path))

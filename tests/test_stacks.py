@@ -20,15 +20,17 @@ from nmg import (
     transfer,
 )
 from nmg.guidance import Stack
+from nmg.inversion import rise
 
 TARGET = "a blue cat sitting in the forest, front view"
 GENTLE = NoiseMap(gradient_scale=5.0, text_scale=7.5)
 """At these scales the network of random weights stays near its maps."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(backbone, trajectory):
-    return prepare(backbone, trajectory, [TARGET])
+    """Of two steps."""
+    return prepare(backbone, rise(backbone, trajectory.maps[:1], trajectory.prompt, 2), [TARGET])
 
 
 def rows_of(run, guidance, editor=None):
@@ -48,7 +50,8 @@ def test_a_sum_holds_its_parts_in_order_and_their_text_scale():
 def test_sums_associate():
     a, b, c = GENTLE, NegativePrompt(), Direct()
     assert (a + b) + c == a + (b + c) == a + b + c == Stack((a, b, c))
-    assert ((a + b) + (c + CFG())).parts == (a, b, c, CFG())
+    # What replaces the null prompt comes last.
+    assert ((a + b) + (c + CFG())).parts == (a, c, CFG(), b)
 
 
 def test_a_sum_leaves_its_parts_alone():

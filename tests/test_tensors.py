@@ -47,13 +47,6 @@ def test_views_are_kept_as_what_they_show(path, view):
     assert torch.equal(load(path)[0]["a"], given)
 
 
-def test_one_tensor_under_two_names_is_kept_twice(path):
-    one = torch.arange(4.0)
-    tensors.save(path, FORM, {"a": one, "b": one, "c": one[:2]}, {})
-    found, _ = load(path)
-    assert torch.equal(found["a"], one) and torch.equal(found["b"], one) and torch.equal(found["c"], one[:2])
-
-
 def test_a_tensor_with_a_gradient_or_of_inference_mode_is_kept(path):
     with torch.inference_mode():
         inferred = torch.ones(2)

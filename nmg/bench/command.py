@@ -26,7 +26,7 @@ QUICK: dict[str, Any] = {
     "tasks": ["colour change", "contextual change", "pose modification", "cat to dog"],
     "methods": ["DDIM", "NMG"],
     "scenes": 2,
-    "scales": "paper",
+    "scales": "default",
 }
 """What --quick stands for, where an option is not given."""
 
@@ -44,7 +44,7 @@ or measure PIE-Bench's photographs, in the folder that its authors give out (map
 EPILOG = """\
 Everything is kept in --out as it is measured: a run that was killed goes on where it stopped, and one with more tasks,
 scenes or methods measures only what is new. NMG's scale is chosen on validation scenes, by editor, before the test scenes
-are edited; --scales paper, or a number, leaves that out.
+are edited; --scales default, or a number, leaves that out.
 """
 
 
@@ -82,7 +82,7 @@ def add(commands: Any) -> None:
         "--scales",
         type=_scales,
         metavar="S_N",
-        help="noise-map scale: a number, paper (the model's default), or tune (default: tune where there is a validation split)",
+        help="noise-map scale: a number, default (the model's default), or tune (default: tune where there is a validation split)",
     )
     p.add_argument(
         "--quick",
@@ -100,12 +100,12 @@ def _count(text: str) -> int:
 
 
 def _scales(text: str) -> str | float:
-    if text in ("paper", "tune"):
+    if text in ("default", "tune"):
         return text
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number, paper or tune") from None
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number, default or tune") from None
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
         "steps": arguments.steps,
         "text_scale": arguments.text_scale,
     }
-    scales: Scales | float | None = None if chosen["scales"] in ("paper", "tune") else chosen["scales"]
+    scales: Scales | float | None = None if chosen["scales"] in ("default", "tune") else chosen["scales"]
     if chosen["scales"] == "tune":
         scales = tune(pipe, suite, count=arguments.validation, **options)
     pictures = not arguments.no_pictures
@@ -151,7 +151,7 @@ def _chosen(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
         "tasks": list(suite.tasks),
         "methods": list(USUAL),
         "scenes": SCENES if menagerie_runs else None,
-        "scales": "tune" if menagerie_runs else "paper",
+        "scales": "tune" if menagerie_runs else "default",
     }
     quick = QUICK if arguments.quick else {}
     if not menagerie_runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import time
 from collections.abc import Iterator
@@ -63,7 +64,17 @@ def _peak(device: torch.device) -> float | None:
 
 
 def described(device: torch.device) -> str:
-    """A device's name in records."""
+    """A device's name in records; on the CPU with the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return str(device)
+    if device.type != "cpu":
+        return str(device)
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    listing = PROCESS.parent / "cpuinfo"
+    found = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.is_file() else None
+    return found[1].strip() if found else platform.machine() or "cpu"

@@ -58,6 +58,11 @@ def noise_map(text_scale: float, scale: float | None) -> NoiseMap:
     return NoiseMap(text_scale=text_scale, noise_map_scale=NoiseMap.noise_map_scale if scale is None else scale)
 
 
+def one_later(text_scale: float, scale: float | None) -> NoiseMap:
+    """Noise map guidance by the map of the level that a step starts at, as the authors' MasaCtrl has it."""
+    return dataclasses.replace(noise_map(text_scale, scale), level="start")
+
+
 def stacked(first: Guided, second: Guided) -> Guided:
     """Both guidances at once."""
     return lambda text_scale, scale: first(text_scale, scale) + second(text_scale, scale)
@@ -93,7 +98,9 @@ METHODS = {
         on(PLAIN, "edit-friendly", edit_friendly),
         on(NMG, "regularised", Regularised()),
         on(NMG, "fixed point", FixedPoint()),
-        on(NMG, "authors' levels", DDIM(), convention="diffusers-0.18", offset=0),
+        # The conventions of the authors' code, which lead to noise maps of other levels, with scales of their own.
+        Method("NMG, authors' levels", noise_map, grid=GRID, convention="diffusers-0.18", offset=0),
+        Method("NMG, one map later", one_later, grid=GRID),
     )
 }
 """Every method by its name, in the order of the tables."""

@@ -18,13 +18,13 @@ from tqdm.auto import tqdm
 import nmg
 from nmg import images, metrics
 from nmg.backbone import Backbone
-from nmg.bench import meter, records
+from nmg.bench import meter, records, tuning
 from nmg.bench.methods import Method, find
 from nmg.bench.processes import Processes, joined
 from nmg.bench.records import Item, Record, Writer
 from nmg.bench.suites import Case, Scores, Suite, named
 from nmg.editors import Editor
-from nmg.guidance import CFG, NoiseMap
+from nmg.guidance import CFG, NoiseMap, Plan
 from nmg.inversion import Trajectory
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scoring import finite
@@ -48,7 +48,7 @@ class Variant:
 
 Wanted = Mapping[Item, Variant | None]
 """Items of one case, and what makes them; None for a reference."""
-Plan = Mapping[str, Sequence[Variant]]
+Tasks = Mapping[str, Sequence[Variant]]
 """What is measured of each task."""
 
 
@@ -112,9 +112,9 @@ def tune(
     callback: Callable[[Record], object] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Choose each method's noise-map scale on the validation split, by editor: the one of the highest mean PSNR to the truth.
+    """Choose each method's noise-map scale on the validation split, by editor: see `nmg.bench.tuning`.
 
-    Of equal scales the smaller is chosen. A method that takes over another's scale (`Method.scale_of`) has that tuned.
+    A method that takes over another's scale (`Method.scale_of`) has that tuned.
     The choice is written to scales.json, with the means that it rests on.
 
     Args:
@@ -128,7 +128,7 @@ def tune(
     """
     if "validation" not in suite.splits:
         raise ValueError(
-            f"{suite.name} has no validation split, so no scale can be chosen; give --scales paper, or a number"
+            f"{suite.name} has no validation split, so no scale can be chosen; give --scales default, or a number"
         )
     chosen = [find(method) for method in methods]
     own = {method.name: method for method in chosen}
@@ -138,20 +138,27 @@ def tune(
     variants = [Variant(method, scale) for method in tuned for scale in method.grid]
     names = known_tasks(suite, tasks)
     found = bench.measure(dict.fromkeys(names, variants), count, callback=callback, progress=progress) if tuned else []
-    means = {method.name: _means(found, method) for method in tuned}
-    best = {name: {editor: _best(by_scale) for editor, by_scale in values.items()} for name, values in means.items()}
-    best |= {method.name: best[method.scale_of] for method in chosen if method.scale_of in best}
-    if bench.processes.first:
-        report = {
-            "split": "validation",
-            "items_per_task": count,
-            "criterion": "highest mean PSNR to the truth over the editor's tasks; of equal scales the smaller",
-            "scales": best,
-            "mean_psnr": means,
-        }
-        records.replace(bench.folder / SCALES, json.dumps(report, indent=2))
+    tried = {method.name: tuning.by_editor(found, method) for method in tuned}
+    for method in chosen:
+        if method.scale_of in tried:
+            tried[method.name] = tried[method.scale_of]
+    # What was chosen before, for other methods or editors, stays.
+    report = _chosen_before(bench.folder)
+    for name, editors in tried.items():
+        for editor, rows in editors.items():
+            report["scales"].setdefault(name, {})[editor] = tuning.best(rows)
+            report["means"].setdefault(name, {})[editor] = tuning.means(rows)
     bench.processes.wait()
-    return best
+    if bench.processes.first and tried:
+        described = {"split": "validation", "items_per_task": count, "criterion": tuning.CRITERION}
+        records.replace(bench.folder / SCALES, json.dumps({**described, **report}, indent=2))
+    bench.processes.wait()
+    return report["scales"]
+
+
+def _chosen_before(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    report = json.loads((folder / SCALES).read_text()) if (folder / SCALES).is_file() else {}
+    return {name: report.get(name, {}) for name in ("scales", "means")}
 
 
 def chosen_scales(folder: str | os.PathLike) -> dict[str, dict[str, float]] | None:
@@ -160,38 +167,17 @@ def chosen_scales(folder: str | os.PathLike) -> dict[str, dict[str, float]] | No
     return json.loads(path.read_text())["scales"] if path.is_file() else None
 
 
-def _means(found: Sequence[Record], method: Method) -> dict[str, dict[str, float]]:
-    """A method's mean PSNR by editor and scale; a scale that is refused anywhere has none.
-
-    Raises:
-        ValueError: if an editor is refused at every scale.
-    """
-    means: dict[str, dict[str, float]] = {}
-    own = [record for record in found if record.method == method.name]
-    for editor in dict.fromkeys(record.editor for record in own):
-        means[editor] = {}
-        for scale in method.grid:
-            rows = [record for record in own if (record.editor, record.scale) == (editor, scale)]
-            if all("psnr" in record.metrics for record in rows):
-                means[editor][f"{scale:g}"] = sum(record.metrics["psnr"] for record in rows) / len(rows)
-        if not means[editor]:
-            why = next(record.refused for record in own if record.editor == editor and record.refused)
-            raise ValueError(
-                f"no noise-map scale of {method.name} can be chosen with {editor}, which is refused: {why}"
-            )
-    return means
-
-
-def _best(by_scale: Mapping[str, float]) -> float:
-    return float(max(by_scale, key=lambda scale: (by_scale[scale], -float(scale))))
-
-
 def _scale(method: Method, editor: str, scales: Scales | float | None, suite: Suite) -> float | None:
     """The noise-map scale at which a method runs; None for a method without one."""
     if not method.scaled:
         return None
     if isinstance(scales, Mapping):
-        return scales.get(method.name, {}).get(editor, suite.noise_map_scale)
+        if editor not in scales.get(method.name, {}):
+            raise ValueError(
+                f"no noise-map scale was chosen for {method.name} with {editor}; choose it with `tune`, or give one number "
+                "for all"
+            )
+        return scales[method.name][editor]
     return float(suite.noise_map_scale if scales is None else scales)
 
 
@@ -264,7 +250,7 @@ class Bench:
 
     def measure(
         self,
-        plan: Plan,
+        plan: Tasks,
         count: int | None,
         references: bool = False,
         callback: Callable[[Record], object] | None = None,
@@ -330,6 +316,11 @@ class Bench:
             "offset": method.offset,
         }
 
+    def plan(self, case: Case, method: Method) -> Plan:
+        """What an edit of a case will be."""
+        width, height = (side // self.backbone.pixels_per_latent for side in case.picture.size)
+        return Plan(method.inversion_at(self.text_scale), method.convention, self.steps, (height, width))
+
     def guidance(self, variant: Variant) -> CFG:
         return variant.method.guidance(self.text_scale, variant.scale)
 
@@ -366,7 +357,7 @@ class _Work:
         try:
             guidance, method = bench.guidance(variant), variant.method
             # Before the inversion, which a refusal would waste.
-            guidance.check(method.inversion_at(bench.text_scale), method.convention)
+            guidance.check(bench.plan(self.case, method))
             trajectory, seconds = self.trajectory(method)
             options: dict[str, Any] = {"guidance": guidance, "editor": self.case.editor, "progress": False}
             with meter.metered(bench.backbone.device) as cost:

@@ -10,8 +10,31 @@ from dataclasses import dataclass, field, fields
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step
-from nmg.inversion import DDIM
+from nmg.inversion import DDIM, Trajectory
 from nmg.run import Run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will be, as far as it is known before anything is computed.
+
+    Attributes:
+        inversion, convention: of the trajectory.
+        steps: their number.
+        latent_size: height and width.
+        negative: the negative prompt that was asked for; None where the editor's habit holds.
+    """
+
+    inversion: DDIM
+    convention: str
+    steps: int
+    latent_size: tuple[int, int]
+    negative: str | None = None
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, negative: str | None = None) -> Plan:
+        """The plan of a run along a trajectory."""
+        return cls(trajectory.inversion, trajectory.convention, len(trajectory.steps), trajectory.latent_size, negative)
 
 
 @dataclass(frozen=True)
@@ -40,13 +63,12 @@ class CFG:
         """Both guidances at once: see `Stack`."""
         return Stack((*_parts(self), *_parts(other))) if isinstance(other, CFG) else NotImplemented
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        """Raise where the guidance can't follow an inversion, or has no place for a negative prompt, before anything is
-        computed."""
+    def check(self, plan: Plan) -> None:
+        """Raise for a run that the guidance can't follow, before anything is computed."""
 
     def prepare(self, run: Run) -> CFG:
         """Once per run, before its first step."""
-        self.check(run.trajectory.inversion, run.trajectory.convention)
+        self.check(Plan.of(run.trajectory))
         return self
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -71,6 +93,8 @@ class CFG:
 class Stack(CFG):
     """Several guidances in one run, written `a + b`: their hooks are called one after the other.
 
+    One that replaces the null prompt comes last, wherever it is written: it starts where the others lead.
+
     Args:
         parts: guidances of one text scale, of which at most one replaces the null prompt and at most one combines the noise
             in its own way.
@@ -83,6 +107,9 @@ class Stack(CFG):
     parts: tuple[CFG, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a stack holds no guidance; give at least one, such as Stack((NoiseMap(),))")
+        object.__setattr__(self, "parts", tuple(sorted(self.parts, key=lambda part: _overrides(part, "null"))))
         names, scales = " + ".join(type(part).__name__ for part in self.parts), [part.text_scale for part in self.parts]
         if len(set(scales)) != 1:
             raise ValueError(
@@ -95,9 +122,9 @@ class Stack(CFG):
             if len(own) > 1:
                 raise ValueError(f"{names}: {' and '.join(own)} both {what}, and only one can; leave one out")
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
+    def check(self, plan: Plan) -> None:
         for part in self.parts:
-            part.check(inversion, convention, negative)
+            part.check(plan)
 
     def prepare(self, run: Run) -> CFG:
         return Stack(tuple(part.prepare(run) for part in self.parts))

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from nmg import rows
 from nmg._types import Doubled, Latents
 from nmg.ddim import Step
-from nmg.guidance.base import CFG
+from nmg.guidance.base import CFG, Plan
 from nmg.guidance.needs import need_aligned
-from nmg.inversion import DDIM
 from nmg.run import Run
 
 
@@ -23,8 +22,8 @@ class Direct(CFG):
     same as taking the map. Targets are left alone: they see the source through attention.
     """
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        need_aligned(self, convention)
+    def check(self, plan: Plan) -> None:
+        need_aligned(self, plan)
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         return rows.with_source(run.trajectory.target(step), x)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from nmg.inversion import DDIM
+from nmg.guidance.base import CFG, Plan
 
 
-def need_aligned(guidance: Any, convention: str) -> None:
+def need_aligned(guidance: CFG, plan: Plan) -> None:
     """Raise for noise maps that don't lie at the levels that the steps end at.
 
     Raises:
         ValueError: with the reason.
     """
-    if convention != "aligned":
+    if plan.convention != "aligned":
         raise ValueError(
             f"{type(guidance).__name__} brings the source row to the noise map of the level that a step ends at, and with "
-            f'convention={convention!r} the maps lie one level above; invert with convention="aligned", or use NoiseMap '
+            f'convention={plan.convention!r} the maps lie one level above; invert with convention="aligned", or use NoiseMap '
             "or CFG"
         )
 
 
-def need_deterministic(guidance: Any, inversion: DDIM) -> None:
-    """Raise for noise maps that are not joined by DDIM steps.
+def need_deterministic(guidance: CFG, plan: Plan, cure: str) -> None:
+    """Raise for noise maps that are not joined by DDIM steps; `cure` says what works instead.
 
     Raises:
         ValueError: with the reason.
     """
-    if not inversion.deterministic:
+    if not plan.inversion.deterministic:
         raise ValueError(
             f"{type(guidance).__name__} steers by what a DDIM step leads to, and the noise maps of "
-            f"{type(inversion).__name__} are joined by the noise that is stored beside them; use CFG, NegativePrompt, "
-            "ProxNegativePrompt or Direct, or another inversion"
+            f"{type(plan.inversion).__name__} are joined by the noise that is stored beside them; {cure}, or use "
+            "another inversion"
+        )
+
+
+def need_no_negative(guidance: CFG, plan: Plan, why: str) -> None:
+    """Raise for a negative prompt where the guidance has a null prompt of its own.
+
+    Raises:
+        ValueError: with the reason `why`.
+    """
+    if plan.negative is not None:
+        raise ValueError(
+            f"{type(guidance).__name__} {why}, so that negative={plan.negative!r} would do nothing; leave it out, or use "
+            "another guidance"
         )

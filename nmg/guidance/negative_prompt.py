@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,9 +16,8 @@ from torch.nn import functional as F
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step, predict_clean
-from nmg.guidance.base import CFG
-from nmg.guidance.needs import need_aligned, need_deterministic
-from nmg.inversion import DDIM
+from nmg.guidance.base import CFG, Plan
+from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.run import Run
 
 THRESHOLDS = ("hard", "soft")
@@ -28,12 +28,8 @@ PULLS = ("inversion", "reconstruction", "none")
 class NegativePrompt(CFG):
     """The null prompt is the source prompt (section 3.2): the source row follows e_c at every text scale."""
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        if negative is not None:
-            raise ValueError(
-                f"{type(self).__name__} takes the source prompt for the null prompt, so that negative={negative!r} would do "
-                "nothing; leave it out, or use another guidance"
-            )
+    def check(self, plan: Plan) -> None:
+        need_no_negative(self, plan, "takes the source prompt for the null prompt")
 
     def null(self, run: Run, step: Step) -> TextEmbeddings:
         return rows.source(run.text).expand_as(run.null)
@@ -45,14 +41,17 @@ class ProxNegativePrompt(NegativePrompt):
 
         d   = e_c - e_∅,   λ = quantile(|d|, q)
         d'  = d where |d| > λ                     (hard)    or sign(d) max(|d| - λ, 0)     (soft)
-        e   = e_∅ + w d',   M = dilate(|d'| > 0)
+        e   = e_∅ + w d',   M = dilate(|d'| > λ)
         z  ← z - η (z - z*) (1 - M)               for t < below
 
-    λ is found for each row. The source row has d = 0, and is held everywhere.
+    λ is found for each row. The source row has d = 0, and is held everywhere. (What the authors' code calls its L0 threshold
+    is soft, too.)
 
     Args:
         text_scale: w.
         quantile: q, the share of the differences that is left out; the paper's 0.7.
+        pooled: one λ over all rows, the source's zeros among them, as the authors' code has it; with one target a q of
+            0.7 then leaves out 0.4 of the target's differences.
         threshold: "hard" (L0) or "soft" (L1).
         pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction", the
             picture, for the clean latent that the step predicts; "none".
@@ -65,6 +64,7 @@ class ProxNegativePrompt(NegativePrompt):
     """
 
     quantile: float = 0.7
+    pooled: bool = False
     threshold: str = "hard"
     pull: str = "inversion"
     rate: float = 1.0
@@ -82,12 +82,12 @@ class ProxNegativePrompt(NegativePrompt):
         if isinstance(self.dilation, bool) or not isinstance(self.dilation, int) or self.dilation < 0:
             raise ValueError(f"ProxNegativePrompt: dilation={self.dilation!r} must be a whole number from 0 on")
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        super().check(inversion, convention, negative)
+    def check(self, plan: Plan) -> None:
+        super().check(plan)
         if self.pull == "inversion":
-            need_aligned(self, convention)
+            need_aligned(self, plan)
         if self.pull == "reconstruction":
-            need_deterministic(self, inversion)
+            need_deterministic(self, plan, 'give pull="inversion"')
 
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         null, text = rows.halves(eps)
@@ -95,11 +95,18 @@ class ProxNegativePrompt(NegativePrompt):
 
     def kept(self, difference: Latents) -> Latents:
         """d', the differences that are large in their row."""
-        size = difference.abs()
-        limit = size.flatten(1).quantile(self.quantile, dim=1)[:, None, None, None]
+        size, limit = difference.abs(), self.limit(difference)
         if self.threshold == "soft":
             return difference.sign() * (size - limit).clamp_min(0)
         return difference * (size > limit)
+
+    def limit(self, difference: Latents) -> Float[Tensor, "rows 1 1 1"]:
+        """λ of each row."""
+        if self.quantile == 0:
+            return difference.new_zeros(len(difference), 1, 1, 1)
+        sizes = difference.abs().flatten(1)
+        sizes = sizes.reshape(1, -1).expand(len(sizes), -1) if self.pooled else sizes
+        return sizes.quantile(self.quantile, dim=1)[:, None, None, None]
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         if self.pull == "none" or step.timestep >= self.below:
@@ -114,5 +121,8 @@ class ProxNegativePrompt(NegativePrompt):
     def edited(self, eps: Doubled) -> Float[Tensor, "rows channels height width"]:
         """M, 1 where a row is edited or borders on it, else 0."""
         null, text = rows.halves(eps)
-        mask = (self.kept(text - null) != 0).float()
+        difference = text - null
+        mask = (self.kept(difference).abs() > self.limit(difference)).float()
+        # An editor may compute the source's two halves in different ways, which leaves rounding errors in d = 0.
+        mask = rows.with_source(torch.zeros_like(rows.source(mask)), mask)
         return F.max_pool2d(mask, 2 * self.dilation + 1, stride=1, padding=self.dilation)

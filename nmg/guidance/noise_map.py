@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from nmg import masks, rows
 from nmg._types import Latents, TextEmbeddings
 from nmg.ddim import Step, transfer
-from nmg.guidance.base import CFG, check_finite
+from nmg.guidance.base import CFG, Plan, check_finite
 from nmg.guidance.needs import need_deterministic
-from nmg.inversion import DDIM, Trajectory
+from nmg.inversion import Trajectory
 from nmg.run import Run
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
@@ -60,11 +60,13 @@ class NoiseMap(CFG):
             not steered is plain classifier-free guidance.
         mask: where the source is guarded, as an array, a PIL image or a file of any size, bright where the full
             strength holds.
-        outside: share of the strength that holds outside of the mask.
+        outside: share of the strength that holds outside of the mask. At 0 the row still takes its first step there along
+            e_∅, as everywhere.
 
     Raises:
-        ValueError: for an unknown energy or level, a scale that is not finite, shares that are none; when a run is
-            prepared, for a sequence of another length than the run's, or an inversion without DDIM steps.
+        ValueError: for an unknown energy or level, a scale that is not finite, shares that are none; before a
+            run, for a sequence of another length than its steps, a part that holds none of them, a mask that separates
+            nothing, or an inversion without DDIM steps.
     """
 
     noise_map_scale: float | Sequence[float] | Callable[[Step], float] = 10.0
@@ -95,20 +97,29 @@ class NoiseMap(CFG):
             )
         if self.mask is not None and not isinstance(self.mask, str | os.PathLike):
             object.__setattr__(self, "mask", masks.picture(self.mask))
+        if self.outside and self.mask is None:
+            raise ValueError(f"NoiseMap: outside={self.outside!r} needs a mask; give mask=…, or lower the scale itself")
         if not 0 <= self.outside <= 1:
             raise ValueError(f"NoiseMap: outside={self.outside!r} must be a share of the strength, 0…1")
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        need_deterministic(self, inversion)
+    def check(self, plan: Plan) -> None:
+        need_deterministic(self, plan, "use CFG at the text scale of the inversion, or Direct")
+        scales = self.noise_map_scale
+        if isinstance(scales, tuple) and len(scales) != plan.steps:
+            raise ValueError(
+                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {plan.steps} steps; give one for "
+                "each step, noisiest first"
+            )
+        if not self.steered(plan.steps):
+            raise ValueError(
+                f"NoiseMap: during={self.during!r} leaves none of the {plan.steps} steps, so nothing would be steered; give "
+                "a larger part"
+            )
+        if self.mask is not None:
+            masks.load(self.mask, plan.latent_size, "NoiseMap")
 
     def prepare(self, run: Run) -> CFG:
         super().prepare(run)
-        scales = self.noise_map_scale
-        if isinstance(scales, tuple) and len(scales) != len(run.steps):
-            raise ValueError(
-                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {len(run.steps)} steps; give one "
-                "for each step, noisiest first"
-            )
         if self.mask is None:
             return self
         inside = masks.load(self.mask, run.latent_size, "NoiseMap").to(run.text.device)
@@ -123,9 +134,13 @@ class NoiseMap(CFG):
             check_finite(self, f"noise_map_scale at step {step.index}", scale)
         return (scale[step.index] if isinstance(scale, tuple) else scale) * self.gradient_scale
 
+    def steered(self, count: int) -> range:
+        """The steps, of `count`, in which the source is steered."""
+        first, last = (round(share * count) for share in self.during)
+        return range(first, last)
+
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
-        first, last = (round(share * len(run.steps)) for share in self.during)
-        if not first <= step.index < last:
+        if step.index not in self.steered(len(run.steps)):
             return x
         source, null = rows.source(x), rows.source(run.null)
         gradient, eps = self.gradient(run, step, source, null)

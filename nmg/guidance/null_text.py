@@ -15,15 +15,16 @@ from torch import Tensor
 from nmg import rows
 from nmg._types import Latents, TextEmbeddings
 from nmg.ddim import Step, transfer
-from nmg.guidance.base import CFG
-from nmg.guidance.needs import need_aligned, need_deterministic
-from nmg.inversion import DDIM
+from nmg.guidance.base import CFG, Plan
+from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.run import Run
 from nmg.tensors import load, save
 
 FORMAT = "nmg-null-texts-1"
 PUBLISHED_STEPS = 50
 """Steps that the published learning rates and thresholds belong to."""
+SAME_START = 0.05
+"""The most that two inversions of the same picture differ by, on other hardware or in another precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class NullTexts:
         losses: mean squared distance to the noise map at the last look of each search.
         text_scale: w that they were found for.
         prompt, model: of the trajectory.
+        start: its noisiest map, [1, channels, height, width], by which another picture's is noticed.
     """
 
     embeddings: Float[Tensor, "steps tokens features"]
@@ -42,6 +44,7 @@ class NullTexts:
     text_scale: float
     prompt: str
     model: str
+    start: Latents
 
     def described(self) -> None:
         """A recipe does not hold them: they are found again."""
@@ -49,7 +52,7 @@ class NullTexts:
     def save(self, path: str | os.PathLike) -> None:
         """Write them to one safetensors file."""
         described = {name: getattr(self, name) for name in ("losses", "text_scale", "prompt", "model")}
-        save(path, FORMAT, {"embeddings": self.embeddings}, described)
+        save(path, FORMAT, {"embeddings": self.embeddings, "start": self.start}, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> NullTexts:
@@ -60,7 +63,7 @@ class NullTexts:
             ValueError: for a file that holds no null texts.
         """
         held, described = load(path, FORMAT, "null texts", "make them with nmg.find_null_texts")
-        return cls(held["embeddings"], tuple(described.pop("losses")), **described)
+        return cls(held["embeddings"], tuple(described.pop("losses")), start=held["start"], **described)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class NullText(CFG):
         ∅_t = argmin |D(z_t, e(z_t, ∅) + w (e_c - e(z_t, ∅))) - z*_{t-1}|²      (section 3.2, equation 3)
 
     by Adam, warm-started from the step before (algorithm 1). All rows are guided with the embedding that was found.
-    Under another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one leads.
+    Beside another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one leads.
 
     Args:
         text_scale: w.
@@ -81,8 +84,7 @@ class NullText(CFG):
         embeddings: `NullTexts` of an earlier search, or their file, to be used instead of a search.
 
     Raises:
-        ValueError: for fewer than one iteration; when a run is prepared, for embeddings of other steps, text scale or
-            model.
+        ValueError: for fewer than one iteration; before a run, for embeddings of other steps, text scale, model or picture.
     """
 
     iterations: int = 10
@@ -96,16 +98,28 @@ class NullText(CFG):
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
             raise ValueError(f"NullText: iterations={self.iterations!r} must be a whole number from 1 on, such as 10")
 
-    def check(self, inversion: DDIM, convention: str, negative: str | None = None) -> None:
-        need_aligned(self, convention)
-        need_deterministic(self, inversion)
+    def check(self, plan: Plan) -> None:
+        need_aligned(self, plan)
+        need_deterministic(self, plan, "use CFG at the text scale of the inversion, or Direct")
+        if self.embeddings is not None:
+            need_no_negative(self, plan, "was given null texts that were found before")
+            _same("steps", len(self.known().embeddings), plan.steps)
+            _same("text scale", self.known().text_scale, self.text_scale)
+
+    def known(self) -> NullTexts:
+        """The null texts of an earlier search, read from their file if need be."""
+        return self.embeddings if isinstance(self.embeddings, NullTexts) else NullTexts.load(self.embeddings)
 
     def prepare(self, run: Run) -> CFG:
         if self.embeddings is None:
             return self.search(run)
         super().prepare(run)
-        known = self.embeddings if isinstance(self.embeddings, NullTexts) else NullTexts.load(self.embeddings)
-        _agree(known, self, run)
+        known = self.known()
+        _same("source prompt", known.prompt, run.trajectory.prompt)
+        _same("model", known.model, run.trajectory.model)
+        start = run.trajectory.start.cpu()
+        if known.start.shape != start.shape or (known.start - start).abs().max() > SAME_START:
+            raise ValueError("NullText: the embeddings were found for another picture or inversion; find them again")
         return Found(text_scale=self.text_scale, embeddings=known.embeddings.to(run.null.device))
 
     def search(self, run: Run) -> Search:
@@ -176,16 +190,13 @@ class Search(CFG):
         """What a finished search found."""
         embeddings = torch.cat([embedding for embedding, _ in self.found]).float().cpu()
         losses = tuple(loss for _, loss in self.found)
-        return NullTexts(embeddings, losses, self.text_scale, run.trajectory.prompt, run.trajectory.model)
+        trajectory = run.trajectory
+        return NullTexts(
+            embeddings, losses, self.text_scale, trajectory.prompt, trajectory.model, trajectory.start.float().cpu()
+        )
 
 
-def _agree(known: NullTexts, config: NullText, run: Run) -> None:
+def _same(what: str, has: object, needs: object) -> None:
     """Raise for null texts of another run."""
-    for what, has, needs in (
-        ("steps", len(known.embeddings), len(run.steps)),
-        ("text scale", known.text_scale, config.text_scale),
-        ("source prompt", known.prompt, run.trajectory.prompt),
-        ("model", known.model, run.trajectory.model),
-    ):
-        if has != needs:
-            raise ValueError(f"NullText: the embeddings' {what} is {has!r} and the run's is {needs!r}; find them again")
+    if has != needs:
+        raise ValueError(f"NullText: the embeddings' {what} is {has!r} and the run's is {needs!r}; find them again")
