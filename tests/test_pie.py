@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import nmg
 from nmg import Backbone, images, metrics
 from nmg.bench import command, pie, read, run
 from nmg.bench.pie import PieBench, decode
@@ -130,19 +131,60 @@ def test_prompt_to_prompt_runs_as_published(bench):
         cross_replace=0.4,
         self_replace=0.6,
         weights={"blue": 2.0},
-        local_blend=LocalBlend(("red", "blue")),
+        local_blend=LocalBlend((("red",), ("blue",))),
     )
 
 
-@pytest.mark.parametrize("name", ["000000000001", "000000000002"])
-def test_a_word_that_no_prompt_holds_blends_nothing(bench, name):
-    editor = bench.editor("change object by Prompt-to-Prompt", name)
-    assert editor.local_blend is None and not editor.weights
+def test_a_word_that_its_prompt_lacks_is_left_out_alone(bench):
+    editor = bench.editor("change object by Prompt-to-Prompt", "000000000001")
+    assert editor.local_blend == LocalBlend((("cat",), ())) and not editor.weights
+    plain = bench.editor("change style by Prompt-to-Prompt", "000000000002")
+    assert plain.local_blend is None and not plain.weights
 
 
-def test_the_other_editors_are_the_papers(bench):
+@pytest.mark.parametrize(
+    ("words", "held"),
+    [
+        ("dog dog", (("dog",), ("dog",))),
+        ("sofa, sofa", (("sofa,",), ("sofa",))),
+        ("sofa sofa", ((), ("sofa",))),
+        ("Dog dog", ((), ("dog",))),
+        ("fox cat", ((), ())),
+        ("", ()),
+    ],
+)
+def test_words_are_looked_up_between_spaces(words, held):
+    values = {"image_path": "a.png", "editing_type_id": "1", "blended_word": words, "mask": []}
+    entry = pie.Entry.read(
+        {**values, "original_prompt": "a dog on a sofa, asleep", "editing_prompt": "a [wet] dog on a sofa"}
+    )
+    assert entry.held == held
+
+
+def test_a_blend_without_a_word_returns_the_source(tiny, picture):
+    """As in the published runs: no place is marked, so the target becomes the source."""
+    values = {"image_path": "a.png", "editing_type_id": "1", "blended_word": "fox wolf", "mask": []}
+    entry = pie.Entry.read({**values, "original_prompt": "a cat", "editing_prompt": "a dog"})
+    result = nmg.edit(
+        tiny(), picture, entry.source, [entry.target], editor=pie.prompt_to_prompt(entry), steps=4, progress=False
+    )
+    assert np.array_equal(*map(np.asarray, (result.pictures[0], result.reconstruction)))
+
+
+def test_the_other_editors_run_as_published(bench):
     assert bench.editor("change colour by MasaCtrl") == MasaCtrl()
-    assert bench.editor("change colour by pix2pix-zero") == Pix2PixZero()
+    assert bench.editor("change colour by pix2pix-zero") == Pix2PixZero(amount=0.1)
+
+
+def test_masactrl_has_no_source_prompt(bench, tiny):
+    backbone, entry = Backbone(tiny()), bench.entries["000000000000"]
+    sources = {name: bench.case(f"change colour by {name}", "000000000000", backbone) for name in pie.EDITORS}
+    assert {name: case.source for name, case in sources.items()} == {
+        "Prompt-to-Prompt": entry.source,
+        "MasaCtrl": "",
+        "pix2pix-zero": entry.source,
+    }
+    assert {case.target for case in sources.values()} == {entry.target}
 
 
 # ---------------------------------------------------------------- scores
@@ -169,27 +211,34 @@ def test_the_background_is_measured_over_the_whole_picture(scored):
     assert values["ssim_outside"] == pytest.approx(metrics.ssim(edited * background, source * background).item())
 
 
-def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, monkeypatch):
+def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, tiny, monkeypatch):
     _, _, (values, missing) = scored
     assert set(values) | set(missing) == {"structure", "clip", "clip_edited", *OUTSIDE}
     assert set(missing) <= LEARNED
     tried = []
 
-    def absent():
+    def absent(a, b):
         tried.append(1)
         raise metrics.Missing("no weights here")
 
-    fresh = PieBench(bench.folder)
+    monkeypatch.setattr(metrics, "ClipScore", lambda device: lambda *given: torch.tensor([30.0]))
+    monkeypatch.setattr(metrics, "Lpips", lambda net, device: lambda a, b: torch.tensor([0.2]))
+    monkeypatch.setattr(metrics, "StructureDistance", lambda device, peak: absent)
+    fresh, backbone = PieBench(bench.folder), Backbone(tiny())
+    assert fresh == bench
+    case = fresh.case("change colour by MasaCtrl", "000000000000", backbone)
     for _ in range(2):
-        values, missing = fresh.measured({"clip": absent, "mse": lambda: torch.zeros(1)})
-        assert (values, missing) == ({"mse": 0.0}, {"clip": "no weights here"})
+        values, missing = fresh.score(case, torch.rand(1, 3, 32, 32), backbone)
+        assert missing == {"structure": "no weights here"} and "clip" in values
     assert len(tried) == 1
 
 
 def test_learned_metrics_are_measured_where_they_can_be(bench, tiny, monkeypatch):
-    seen = {}
+    seen, devices = {}, []
 
     def clip(device):
+        devices.append(device)
+
         def score(pictures, prompts, region=None):
             seen["whole" if region is None else "edited"] = prompts
             return torch.tensor([30.0 if region is None else 20.0])
@@ -204,6 +253,8 @@ def test_learned_metrics_are_measured_where_they_can_be(bench, tiny, monkeypatch
     values, missing = fresh.score(case, images.to_tensor(case.picture), backbone)
     assert values["clip"] == 30 and values["clip_edited"] == 20 and values["structure"] == pytest.approx(0.07)
     assert seen == {"whole": [case.target], "edited": [case.target]}
+    # Not on the device whose memory is measured.
+    assert set(devices) == {"cpu"}
     # The source itself: its background is exact.
     assert set(missing) == {"psnr_outside"} and values["mse_outside"] == 0
 

@@ -1,5 +1,18 @@
 """PIE-Bench: 700 pictures with prompts, kinds of edit and masks. Ju, Zeng, Bian, Liu & Xu, "PnP Inversion: Boosting
 Diffusion-based Editing with 3 Lines of Code", ICLR 2024, arXiv 2310.01506.
+
+Pictures, prompts, masks, metrics and the editors' settings are those of the published runs. What differs from them:
+
+- Prompt-to-Prompt and MasaCtrl were run on timesteps 0, 20, …, 980; here they take the model's own, which for Stable
+  Diffusion 1.4 are one higher.
+- pix2pix-zero was run with a caption by BLIP where the source prompt stands here, as the negative prompt and as what the
+  direction from the source to the target prompt is added to; with an inverse scheduler of its own, whose noise levels lie
+  one timestep below the sampler's; and, for Direct, with the source's offset added to the target too, which `Direct` leaves
+  alone.
+- Proximal negative-prompt inversion was run as `ProxNegativePrompt(quantile=0.75, threshold="soft", pooled=True)`, by its
+  authors' code; "ProxNPI" in `METHODS` has the paper's settings. A `Method` of one's own can be given to `run`.
+- A blend word is looked up as published, but all its occurrences are taken, with punctuation or another case too, once the
+  prompt holds it as it stands.
 """
 
 from __future__ import annotations
@@ -9,7 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,6 +54,12 @@ TYPES = (
 """Kinds of edit by their number."""
 EDITED_WEIGHT = 2.0
 """On the attention of the word that the edit is about, in the published runs of Prompt-to-Prompt."""
+OUTSIDE = ("psnr_outside", "lpips_outside", "mse_outside", "ssim_outside")
+"""Metrics of the background."""
+TRIAL = 64
+"""Side of the pictures on which it is tried what can be measured."""
+GUIDANCE_AMOUNT = 0.1
+"""Of pix2pix-zero in the published runs; Noise Map Guidance has 0.15."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,8 @@ class Entry:
         path: of the picture, below `annotation_images`.
         source, target: the prompts.
         kind: number of the kind of edit, 0…9.
-        words: a word of the source prompt and one of the target prompt that the edit is about, or none.
+        words: what the edit is about, a word for the source prompt and one for the target prompt, or none; either may be
+            absent from its prompt.
         runs: start and length, by turns, of the mask's runs over the pixels row by row.
     """
 
@@ -67,13 +87,15 @@ class Entry:
         """An entry of the mapping file. Square brackets in the prompts mark the change; they are no part of them."""
         source, target = (re.sub(r"[\[\]]", "", values[name]).strip() for name in ("original_prompt", "editing_prompt"))
         words, kind = tuple(values["blended_word"].split()[:2]), int(values["editing_type_id"])
+        if len(words) == 1:
+            raise ValueError(f"blended_word={values['blended_word']!r} is for one prompt; two words or none are needed")
         return cls(values["image_path"], source, target, kind, words, tuple(values["mask"]))
 
     @property
-    def blended(self) -> bool:
-        """Whether the edit is about a word that each prompt holds."""
-        prompts = (re.findall(r"\w+", prompt.lower()) for prompt in (self.source, self.target))
-        return len(self.words) == 2 and all(w.lower() in prompt for w, prompt in zip(self.words, prompts, strict=True))
+    def held(self) -> tuple[tuple[str, ...], ...]:
+        """For each prompt the word that it holds, between spaces and letter by letter, or none; empty without `words`."""
+        prompts = (self.source.split(" "), self.target.split(" "))
+        return tuple((word,) if word in prompt else () for word, prompt in zip(self.words, prompts, strict=False))
 
 
 def decode(
@@ -107,20 +129,53 @@ def decode(
 def prompt_to_prompt(entry: Entry) -> PromptToPrompt:
     """As published: refinement for all prompts; where the edit is about a word, blended by it, and twice its attention.
 
-    A word that its prompt doesn't hold is left out, as the published look-up leaves it out.
+    A word that its prompt doesn't hold marks no place, and where neither prompt holds its word the target becomes the source,
+    as in the published runs.
     """
     options: dict[str, Any] = {}
-    if entry.blended:
-        options = {"local_blend": LocalBlend(entry.words), "weights": {entry.words[1]: EDITED_WEIGHT}}
+    if entry.words:
+        options = {"local_blend": LocalBlend(entry.held), "weights": dict.fromkeys(entry.held[1], EDITED_WEIGHT)}
     return PromptToPrompt(mode="refine", cross_replace=0.4, self_replace=0.6, **options)
 
 
 EDITORS: dict[str, Callable[[Entry], Editor]] = {
     "Prompt-to-Prompt": prompt_to_prompt,
     "MasaCtrl": lambda entry: MasaCtrl(),
-    "pix2pix-zero": lambda entry: Pix2PixZero(),
+    "pix2pix-zero": lambda entry: Pix2PixZero(amount=GUIDANCE_AMOUNT),
 }
 """The editors of the published tables that this package has."""
+UNPROMPTED = ("MasaCtrl",)
+"""Editors whose published runs have the empty source prompt, in the inversion and in the edit."""
+
+
+# ---------------------------------------------------------------- scores
+
+
+def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The published protocol: distances of both pictures black inside the mask, taken over the whole picture; CLIP's
+    similarity to the target prompt, of the whole and of the picture black outside the mask; structure distance of the whole.
+
+    The networks run on the CPU, so that an edit's peak of GPU memory is its own; what an edit on the CPU takes at most holds
+    them.
+
+    Args:
+        edited, source: pictures [1, 3, height, width] in 0…1.
+        region: true inside the mask, [1, 1, height, width].
+    """
+    clip = metrics.ClipScore(device="cpu")
+
+    def outside(distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return distance(metrics.masked(edited, ~region), metrics.masked(source, ~region))
+
+    return {
+        "structure": lambda: metrics.StructureDistance(device="cpu", peak=255)(edited, source),
+        "psnr_outside": lambda: outside(metrics.psnr),
+        "lpips_outside": lambda: outside(metrics.Lpips("squeeze", device="cpu")),
+        "mse_outside": lambda: outside(metrics.mse),
+        "ssim_outside": lambda: outside(metrics.ssim),
+        "clip": lambda: clip(edited, [prompt]),
+        "clip_edited": lambda: clip(edited, [prompt], region),
+    }
 
 
 # ---------------------------------------------------------------- the suite
@@ -140,7 +195,6 @@ class PieBench(Suite):
 
     folder: Path
     border: bool = True
-    absent: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "pie"
     text_scale: ClassVar[float] = 7.5
@@ -180,51 +234,36 @@ class PieBench(Suite):
         mask = Image.fromarray(decode(entry.runs, picture.size, self.border))
         prepared = backbone.prepare(picture)
         region = torch.from_numpy(np.array(images.fit(mask.convert("RGB"), *prepared.size))[..., 0] > 127)[None, None]
-        return Case(task, item, prepared, entry.source, entry.target, self.editor(task, item), region)
+        source = "" if task.rpartition(" by ")[2] in UNPROMPTED else entry.source
+        return Case(task, item, prepared, source, entry.target, self.editor(task, item), region)
+
+    @functools.cached_property
+    def absent(self) -> dict[str, str]:
+        """Why metrics can't be measured here, by their names; each is tried once, on black pictures."""
+        black, region = torch.zeros(1, 3, TRIAL, TRIAL), torch.zeros(1, 1, TRIAL, TRIAL, dtype=torch.bool)
+        region[..., : TRIAL // 2] = True
+        reasons = {}
+        for name, measure in measures(black, black, "black", region).items():
+            try:
+                measure()
+            except metrics.Missing as error:
+                reasons[name] = str(error)
+        return reasons
 
     def score(self, case: Case, edited: Tensor, backbone: Backbone) -> Scores:
-        """The published protocol: distances of both pictures black inside the mask, taken over the whole picture; CLIP's
-        similarity to the target prompt, of the whole and of the picture black outside the mask; structure distance of the whole.
-        """
-        source, device = images.to_tensor(case.picture), backbone.device
+        """See `measures`."""
         region: Tensor = case.truth
-        clip = metrics.ClipScore(device=device)
-        measures: dict[str, Callable[[], Tensor]] = {
-            "structure": lambda: metrics.StructureDistance(device=device, peak=255)(edited, source),
-            "clip": lambda: clip(edited, [case.target]),
-        }
-        empty: dict[str, str] = {}
-        if region.any():
-            measures["clip_edited"] = lambda: clip(edited, [case.target], region)
-        else:
-            empty["clip_edited"] = EMPTY
+        missing = dict(self.absent)
+        if not region.any():
+            missing["clip_edited"] = EMPTY
         if region.all():
-            empty.update(dict.fromkeys(("psnr_outside", "mse_outside", "ssim_outside", "lpips_outside"), EMPTY))
-        else:
-            a, b = (metrics.masked(picture, ~region) for picture in (edited, source))
-            measures |= {
-                "psnr_outside": lambda: metrics.psnr(a, b),
-                "mse_outside": lambda: metrics.mse(a, b),
-                "ssim_outside": lambda: metrics.ssim(a, b),
-                "lpips_outside": lambda: metrics.Lpips("squeeze", device=device)(a, b),
-            }
-        values, missing = self.measured(measures)
-        return finite(values, {**empty, **missing})
-
-    def measured(self, measures: Mapping[str, Callable[[], Tensor]]) -> Scores:
-        """The metrics that can be measured here, and why the others can't; those are not tried again."""
-        values: dict[str, float] = {}
-        for name, measure in measures.items():
-            if name not in self.absent:
-                try:
-                    values[name] = measure().item()
-                except metrics.Missing as error:
-                    self.absent[name] = str(error)
-        return values, {name: self.absent[name] for name in measures if name in self.absent}
+            missing.update(dict.fromkeys(OUTSIDE, EMPTY))
+        wanted = measures(edited, images.to_tensor(case.picture), case.target, region)
+        return finite({name: f().item() for name, f in wanted.items() if name not in missing}, missing)
 
     def described(self) -> dict[str, Any]:
         digest = hashlib.sha256((self.folder / MAPPING).read_bytes()).hexdigest()[:12]
-        return {"suite": self.name, "mapping": digest, "border": self.border}
+        return {"suite": self.name, "mapping": digest, "border": self.border, "unprompted": list(UNPROMPTED)}
 
 
 @functools.cache

@@ -10,7 +10,10 @@ SETTING = f"Stable Diffusion 1.4, 50 steps, the {PICTURES} pictures of PIE-Bench
 
 JU = "Ju et al. 2024, arXiv 2310.01506, table 1"
 CHO = "Cho et al. 2024, arXiv 2402.04625"
-COMPARISON = "a published comparison on PIE-Bench"
+
+TIMESTEPS = "The published runs stand on timesteps 0, 20, …, 980, those measured here on the model's own"
+CAPTION = "The published runs have a caption by BLIP where the source prompt stands here, and an inverse scheduler of their own"
+OFFSET = "Direct adds the source's offset to the target there, and leaves the target alone here"
 
 UNITS = {
     "structure": 1e3,
@@ -32,8 +35,8 @@ class Published:
         editor: class name of the editor.
         method: name of the method, as in this package's tables.
         values: metric to value, in the units of the paper's column (see `UNITS`); what it leaves out is absent.
-        source: the paper.
-        note: what a reader should know beside it.
+        source: the paper, or that it is not known.
+        note: what a reader should know beside it, such as how the run differs from those of `nmg.bench.pie`.
     """
 
     editor: str
@@ -43,14 +46,14 @@ class Published:
     note: str = ""
 
 
-def _row(editor: str, method: str, *values: float) -> Published:
-    return Published(editor, method, dict(zip(UNITS, values, strict=True)), JU)
+def _row(editor: str, method: str, *values: float, note: str = TIMESTEPS) -> Published:
+    return Published(editor, method, dict(zip(UNITS, values, strict=True)), JU, note)
 
 
 def _noise_map(letter: str, psnr: float, lpips: float, ssim: float) -> Published:
     values = {"psnr_outside": psnr, "lpips_outside": lpips, "ssim_outside": ssim}
-    note = "Two published rows of NMG disagree, probably through the alignment of its noise maps"
-    return Published("PromptToPrompt", "NMG", values, f"{COMPARISON} ({letter})", note)
+    source = f"Row {letter} of two of NMG, whose paper is not known to us; taken to be of this setting"
+    return Published("PromptToPrompt", "NMG", values, source, "The two rows disagree, and why is not known")
 
 
 PIE_BENCH: tuple[Published, ...] = (
@@ -62,8 +65,8 @@ PIE_BENCH: tuple[Published, ...] = (
     _noise_map("b", 25.83, 81.58, 82.31),
     _row("MasaCtrl", "DDIM", 28.38, 22.17, 106.62, 86.97, 79.67, 23.96, 21.16),
     _row("MasaCtrl", "Direct", 24.70, 22.64, 87.94, 81.09, 81.33, 24.38, 21.35),
-    _row("Pix2PixZero", "DDIM", 61.68, 20.44, 172.22, 144.12, 74.67, 22.80, 20.54),
-    _row("Pix2PixZero", "Direct", 49.22, 21.53, 138.98, 127.32, 77.05, 23.31, 21.05),
+    _row("Pix2PixZero", "DDIM", 61.68, 20.44, 172.22, 144.12, 74.67, 22.80, 20.54, note=CAPTION),
+    _row("Pix2PixZero", "Direct", 49.22, 21.53, 138.98, 127.32, 77.05, 23.31, 21.05, note=f"{CAPTION}. {OFFSET}"),
 )
 """PIE-Bench by editor and method, on `SETTING`."""
 

@@ -50,26 +50,26 @@ class ProxNegativePrompt(NegativePrompt):
     Args:
         text_scale: w.
         quantile: q, the share of the differences that is left out; the paper's 0.7.
-        pooled: one λ over all rows, the source's zeros among them, as the authors' code has it; with one target a q of
-            0.7 then leaves out 0.4 of the target's differences.
         threshold: "hard" (L0) or "soft" (L1).
         pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction", the
             picture, for the clean latent that the step predicts; "none".
         rate: η, the share of the distance that is taken back.
         dilation: radius of the dilation in latent pixels.
         below: timestep below which rows are held.
+        pooled: one λ over all rows, the source's zeros among them, as the authors' code has it; with one target a q of
+            0.7 then leaves out 0.4 of the target's differences.
 
     Raises:
         ValueError: for an unknown threshold or pull, a share outside 0…1, or a negative radius.
     """
 
     quantile: float = 0.7
-    pooled: bool = False
     threshold: str = "hard"
     pull: str = "inversion"
     rate: float = 1.0
     dilation: int = 1
     below: int = 400
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
