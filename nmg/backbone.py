@@ -79,6 +79,10 @@ class Backbone:
         height, width = (sample, sample) if isinstance(sample, int) else sample
         return width * self.pixels_per_latent, height * self.pixels_per_latent
 
+    def latent_size(self, picture: PIL.Image) -> tuple[int, int]:
+        """Height and width of a picture's latent."""
+        return picture.height // self.pixels_per_latent, picture.width // self.pixels_per_latent
+
     @property
     def max_tokens(self) -> int:
         longest = getattr(self.pipe.text_encoder.config, "max_position_embeddings", self.tokenizer.model_max_length)

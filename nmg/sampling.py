@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nmg import images, rows
+from nmg import ddim, images, rows
 from nmg._types import Latents
 from nmg.backbone import Backbone
 from nmg.ddim import Step
@@ -167,13 +167,14 @@ def edit(
     else:
         if source is None:
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
+        steps, inversion, convention = 50 if steps is None else steps, inversion or DDIM(), convention or "aligned"
         # All that can be wrong is found before anything is computed.
-        picture, steps = backbone.prepare(image, size), 50 if steps is None else steps
+        picture = backbone.prepare(image, size)
         backbone.check([source, *targets, negative or ""])
+        ddim.steps(backbone.scheduler, steps, offset)
         editor.check(backbone, [source, *targets])
-        (inversion or DDIM()).check(convention or "aligned")
-        size_in_latent = (picture.height // backbone.pixels_per_latent, picture.width // backbone.pixels_per_latent)
-        guidance.check(Plan(inversion or DDIM(), convention or "aligned", steps, size_in_latent, negative))
+        inversion.check(convention)
+        guidance.check(Plan(inversion, convention, steps, backbone.latent_size(picture), negative))
         trajectory = invert(
             backbone,
             picture,
@@ -181,7 +182,7 @@ def edit(
             steps=steps,
             size=picture.size,
             inversion=inversion,
-            convention=convention or "aligned",
+            convention=convention,
             offset=offset,
             progress=progress,
         )

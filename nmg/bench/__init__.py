@@ -1,8 +1,28 @@
 """The benchmark: methods on tasks, measured once each, with the exact truth of every edit on Menagerie's scenes."""
 
+from typing import Any
+
 from nmg.bench.methods import METHODS, Method
+from nmg.bench.pie import PieBench
 from nmg.bench.records import Item, Record, read
 from nmg.bench.runner import run, tune
 from nmg.bench.suites import Case, Menagerie, Suite
+from nmg.bench.tables import write_tables
 
-__all__ = ["METHODS", "Case", "Item", "Menagerie", "Method", "Record", "Suite", "read", "run", "tune"]
+__all__ = [
+    "METHODS", "Case", "Item", "Menagerie", "Method", "Paper", "PieBench", "Record", "Suite",
+    "read", "run", "tune", "write_figures", "write_tables",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """What draws brings matplotlib, for which only who asks for it waits."""
+    if name == "Paper":
+        from nmg.bench.paper import Paper
+
+        return Paper
+    if name == "write_figures":
+        from nmg.bench.plots import write_figures
+
+        return write_figures
+    raise AttributeError(f"module 'nmg.bench' has no attribute {name!r}")

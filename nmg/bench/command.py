@@ -90,7 +90,6 @@ def add(commands: Any) -> None:
         help=f"{QUICK['scenes']} scenes of {len(QUICK['tasks'])} tasks by {' and '.join(QUICK['methods'])}, without tuning",
     )
     p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
-    p.set_defaults(run=run_bench)
 
 
 def _count(text: str) -> int:
@@ -130,7 +129,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
         scales = tune(pipe, suite, count=arguments.validation, **options)
     pictures = not arguments.no_pictures
     found = run(pipe, suite, count=chosen["scenes"], split=arguments.split, scales=scales, pictures=pictures, **options)
-    _report(arguments.out, found, joined(pipe.device.type == "cpu").first)
+    _report(arguments.out, found, arguments.split, joined(pipe.device.type == "cpu").first)
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -161,12 +160,14 @@ def _chosen(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
     for method in chosen["methods"]:
         find(method)
     tasks = [found for name in chosen["tasks"] for found in _matching(suite, name)]
-    chosen["tasks"] = [t for t in tasks if not arguments.editors or named(suite.editor(t)) in arguments.editors]
+    editors = arguments.editors or ()
+    known = dict.fromkeys(named(suite.editor(task)) for task in suite.tasks)
+    for editor in editors:
+        if editor not in known:
+            raise ValueError(f"the suite has no editor {editor!r}; the suite has {', '.join(known)}")
+    chosen["tasks"] = [task for task in tasks if not editors or named(suite.editor(task)) in editors]
     if not chosen["tasks"]:
-        known = dict.fromkeys(named(suite.editor(task)) for task in suite.tasks)
-        raise ValueError(
-            f"no task is left by --editors {' '.join(arguments.editors)}; the suite has {', '.join(known)}"
-        )
+        raise ValueError(f"no task is left by --editors {' '.join(editors)}; {', '.join(tasks)} are by other editors")
     return chosen
 
 
@@ -180,15 +181,15 @@ def _matching(suite: Suite, name: str) -> tuple[str, ...]:
     return found or known_tasks(suite, [name])
 
 
-def _report(folder: Path, found: list[Record], first: bool) -> None:
+def _report(folder: Path, found: list[Record], split: str, first: bool) -> None:
     """Write tables and figures and say where; one process does."""
     if not first:
         return
     from nmg.bench.plots import write_figures
-    from nmg.bench.tables import write_tables
+    from nmg.bench.tables import group, write_tables
 
-    refused = {f"{record.method} with {record.editor}": record.refused for record in found if record.refused}
-    for what, why in refused.items():
-        print(f"nmg: {what} was refused: {why}", file=sys.stderr)
-    for path in [*write_tables(folder), *write_figures(folder)]:
+    for one in group(found):
+        for label in one.lost if one.task is None else ():
+            print(f"nmg: {label} with {one.editor}: {one.loss(label)}", file=sys.stderr)
+    for path in [*write_tables(folder, split=split), *write_figures(folder, split=split)]:
         print(path)

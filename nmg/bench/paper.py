@@ -38,8 +38,8 @@ COMPARED = ("DDIM", "NTI", "NPI", "ProxNPI", "NMG")
 """The methods of the paper's comparisons."""
 SWEPT = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Noise-map scales of the sweep; 0 steps along the null prompt before every guided step."""
-VARIANTS = ("", ", authors' levels", ", regularised", ", fixed point")
-"""The inversions that robustness is measured on."""
+VARIANTS = ("", ", authors' levels", ", regularised", ", fixed point", ", edit-friendly")
+"""The inversions that robustness is measured on; NMG refuses edit-friendly noise, which the table says."""
 CAPTIONS = "captions.json"
 EDITORS: dict[str, Editor] = {"prompt-to-prompt": PromptToPrompt(), "masactrl": MasaCtrl(), "none": Editor()}
 """Editors that a caption can name."""
@@ -253,12 +253,13 @@ class Paper:
             return distance(_opened(record, "reconstruction", folder), own).item()
 
         found = judged(self._run(self.methods, chosen), Path(self.folder), {"reconstruction_lpips": lpips})
+        factor = tables.COLUMNS["reconstruction_mse"].factor
         listed = "; ".join(
-            f"{name} {row['mse']:g} and {row['ssim']:g}" for name, row in published.RECONSTRUCTION.items()
+            f"{name} {factor * row['mse']:.3g} and {row['ssim']:g}" for name, row in published.RECONSTRUCTION.items()
         )
         note = (
             "The source row's picture against the autoencoder's own picture of the source. Published, on 100 COCO pictures "
-            f"by Stable Diffusion 1.4 ({published.CHO}): MSE and SSIM of {listed}."
+            f"by Stable Diffusion 1.4 ({published.CHO}): MSE ×10³ and SSIM of {listed}."
         )
         columns = ("reconstruction_mse", "reconstruction_ssim", "reconstruction_psnr", "reconstruction_lpips")
         return self._tables("reconstruction", "Reconstruction", found, columns, [note])
@@ -323,9 +324,9 @@ class Paper:
         """Seconds of an edit without its inversion, their ratio to null-text inversion's, and peak memory."""
         asked = "; ".join(f"{tables.EDITORS.get(name, name)} {gb:g} GB" for name, gb in published.NOTEBOOK_GB.items())
         note = (
-            f"Published ({published.CHO}): NMG is about {published.SPEED_UP:g} times faster than null-text inversion, which "
-            f"takes about {published.NULL_TEXT_SECONDS:g} s a picture on an RTX 3090; the notebooks ask for {asked} of GPU "
-            "memory. Times of a busy machine, or of several at once, are not comparable."
+            f"Published ({published.CHO}): NMG is about {published.SPEED_UP:g} times faster than null-text inversion; its "
+            f"notebooks ask for {asked} of GPU memory. The published time of null-text inversion is about "
+            f"{published.NULL_TEXT_SECONDS:g} s a picture on an RTX 3090; it need not be of the same measurement."
         )
         return self._tables("runtime", "Run time", self._run(self.methods), tables.TIME, [note])
 
@@ -463,7 +464,6 @@ def add(commands: Any) -> None:
     p.add_argument("--model", help="hub id, folder, or menagerie (default: as for nmg edit)")
     p.add_argument("--device", help="cuda, cpu, …")
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the network")
-    p.set_defaults(run=run_paper)
 
 
 def run_paper(arguments: argparse.Namespace) -> None:

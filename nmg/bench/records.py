@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nmg.menagerie.scoring import INFINITE
 
 CONFIGURATION = "run.json"
 """What all records of a folder were measured with."""
@@ -54,13 +57,14 @@ class Record:
             offset; empty for "identity" and "ceiling".
         source, target: the prompts.
         metrics: values by name.
-        missing: why a metric has no value, by its name.
+        missing: why a metric has no value, by its name; see `value`.
         seconds: of the edit without the inversion.
         inversion_seconds: of the inversion, which serves every method of the same inversion.
         peak_mib: the edit's peak memory in MiB: allocated on a CUDA device, or resident of the process on Linux's CPU.
         device, version, model: what measured it; the model's name ends in a digest of the UNet's weights.
         pictures: paths of "edit" and "reconstruction", relative to the folder.
-        refused: why the package refuses the combination, or None.
+        refused: why there is no result, or None.
+        failed: whether that is a failure on this item, whose values were not finite, and no refusal of the combination.
     """
 
     key: str
@@ -85,6 +89,11 @@ class Record:
     peak_mib: float | None = None
     pictures: dict[str, str] = field(default_factory=dict)
     refused: str | None = None
+    failed: bool = False
+
+    def value(self, metric: str) -> float | None:
+        """A metric, infinite where it is missing because the pictures are equal; None where it has no value."""
+        return math.inf if self.missing.get(metric) == INFINITE else self.metrics.get(metric)
 
     def to_json(self) -> str:
         """One line without its end."""

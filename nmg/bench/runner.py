@@ -34,8 +34,8 @@ SCALES = "scales.json"
 """The noise-map scales that the validation split chose."""
 Scales = Mapping[str, Mapping[str, float]]
 """Noise-map scales by method and editor."""
-REFUSALS = (ValueError, FloatingPointError)
-"""How the package refuses a combination, and values that are not finite; both come again in every run."""
+REFUSAL, FAILURE = ValueError, FloatingPointError
+"""How the package refuses a combination, and how it stops at values that are not finite; both come again in every run."""
 
 
 @dataclass(frozen=True)
@@ -318,8 +318,8 @@ class Bench:
 
     def plan(self, case: Case, method: Method) -> Plan:
         """What an edit of a case will be."""
-        width, height = (side // self.backbone.pixels_per_latent for side in case.picture.size)
-        return Plan(method.inversion_at(self.text_scale), method.convention, self.steps, (height, width))
+        size = self.backbone.latent_size(case.picture)
+        return Plan(method.inversion_at(self.text_scale), method.convention, self.steps, size)
 
     def guidance(self, variant: Variant) -> CFG:
         return variant.method.guidance(self.text_scale, variant.scale)
@@ -352,7 +352,7 @@ class _Work:
         return self.record(item, metrics=values, missing=missing, pictures=self.saved(item, edit=picture))
 
     def edit(self, item: Item, variant: Variant) -> Record:
-        """The record of one edit, or of its refusal."""
+        """The record of one edit, or of its refusal or failure."""
         bench, settings = self.bench, self.bench.settings(item, variant)
         try:
             guidance, method = bench.guidance(variant), variant.method
@@ -362,8 +362,8 @@ class _Work:
             options: dict[str, Any] = {"guidance": guidance, "editor": self.case.editor, "progress": False}
             with meter.metered(bench.backbone.device) as cost:
                 result = nmg.edit(bench.backbone, trajectory, targets=[self.case.target], **options)
-        except REFUSALS as error:
-            return self.record(item, settings=settings, refused=str(error))
+        except (REFUSAL, FAILURE) as error:
+            return self.record(item, settings=settings, refused=str(error), failed=isinstance(error, FAILURE))
         (picture,) = result.pictures
         values, missing = self.score(picture)
         rebuilt, infinite = self.reconstruction(result.reconstruction, trajectory)

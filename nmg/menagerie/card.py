@@ -73,7 +73,7 @@ def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     held = ", ".join(f"{name} {value:g}" for name, value in scales.items() if name != "noise_map_scale")
     chosen = f"noise_map_scale {by_editor}; {held}"
     rows = [
-        [task, str(edits["scenes"][task]), *(f"{values[m]['success']:.2f} / {values[m]['psnr']:.1f}" for m in methods)]
+        [task, str(edits["scenes"][task]), *(_edit(values[m]) for m in methods)]
         for task, values in edits["tasks"].items()
     ]
     return (
@@ -82,6 +82,14 @@ def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
         "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
         f"autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
     )
+
+
+def _edit(values: dict[str, Any]) -> str:
+    """A cell: success / PSNR; ∞ where some edit equals the truth, and words where some item has no result."""
+    if values.get("without"):
+        return f"none for {values['without']} scenes: {values['reason']}"
+    psnr = "∞" if values["psnr"] is None else f"{values['psnr']:.1f}"
+    return f"{values['success']:.2f} / {psnr}"
 
 
 def _limits(report: dict[str, Any]) -> str:

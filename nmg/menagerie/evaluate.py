@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.scoring import accuracy, pixels
 from nmg.menagerie.tasks import TEST_SEEDS
+
+if TYPE_CHECKING:
+    from nmg.bench import Record
 
 EDITED = ("DDIM", "NMG")
 """Methods whose edits the model card shows."""
@@ -113,17 +117,26 @@ def edits(
         found = runner.run(backbone, Menagerie(classifier), methods, tasks, count, folder, **options)
     names, rows = dict.fromkeys(record.task for record in found), dict.fromkeys(record.method for record in found)
     report = {
-        task: {
-            method: {
-                name: sum(r.metrics[name] for r in found if (r.task, r.method) == (task, method)) / count
-                for name in ("psnr", "success")
-            }
-            for method in rows
-        }
+        task: {method: summary([r for r in found if (r.task, r.method) == (task, method)]) for method in rows}
         for task in names
     }
     used = {record.editor: record.scale for record in found if record.method == "NMG"}
     return {"scenes": dict.fromkeys(names, count), "steps": steps, "noise_map_scales": used, "tasks": report}
+
+
+def summary(rows: Sequence[Record]) -> dict[str, Any]:
+    """Mean PSNR and success of a method's edits of a task.
+
+    A PSNR that is infinite, since `exact` edits equal the truth, is None: JSON has no such number. So is what can't be said
+    of all items: `without` of them have no result, for a `reason`.
+    """
+    lost = [row.refused for row in rows if row.refused]
+    if lost:
+        return {"psnr": None, "success": None, "without": len(lost), "reason": lost[0]}
+    psnr, success = ([row.value(name) for row in rows] for name in ("psnr", "success"))
+    means = {"psnr": sum(psnr) / len(rows), "success": sum(success) / len(rows)}
+    exact = psnr.count(math.inf)
+    return {**means, "psnr": None, "exact": exact} if exact else means
 
 
 def bundled_guidances() -> dict[str, CFG]:

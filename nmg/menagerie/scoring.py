@@ -15,6 +15,7 @@ from nmg.menagerie.scene import FACTORS, Scene
 
 EMPTY = "the region holds no pixel"
 INFINITE = "the pictures are equal there"
+"""Why a PSNR is absent that is infinite; `Record.value` and the tables give it as such."""
 
 
 def pixels(scenes: list[Scene], size: int = 64) -> Tensor:
@@ -73,6 +74,6 @@ def score(
 
 
 def finite(values: dict[str, float], missing: dict[str, str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics without those that are infinite, which files of numbers can't hold and means can't use."""
+    """Metrics without those that are infinite, which JSON can't hold: `INFINITE` stands for them."""
     infinite = {name: INFINITE for name, value in values.items() if math.isinf(value)}
     return {name: value for name, value in values.items() if name not in infinite}, {**missing, **infinite}
