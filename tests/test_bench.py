@@ -27,8 +27,8 @@ from nmg.bench import (
     tune,
 )
 from nmg.bench.runner import model_name
-from nmg.editors import Editor
-from nmg.menagerie import Scene, scoring
+from nmg.editors import Editor, Pix2PixZero
+from nmg.menagerie import Scene, card, evaluate, scoring
 from nmg.menagerie.model import load_classifier
 
 TASK, OTHER = "colour change", "pose modification"
@@ -207,8 +207,20 @@ def test_a_combination_that_the_package_refuses_is_a_record(pipe, tmp_path):
     found = run(pipe, Menagerie(), [Method("none", refuses), "DDIM"], [TASK], 1, tmp_path, **STEPS)
     refused, plain = found[2:]
     assert refused.refused == "these two don't go together" and refused.metrics == {} and refused.seconds is None
+    assert not refused.failed
     assert plain.refused is None and plain.metrics
     assert run(pipe, Menagerie(), [Method("none", refuses), "DDIM"], [TASK], 1, tmp_path, **STEPS) == found
+
+
+def test_values_that_are_not_finite_are_a_failure_on_the_item(pipe, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Diverging(CFG):
+        def correct(self, run, step, x, eps):
+            return x / 0
+
+    (*_, found) = run(pipe, Menagerie(), [Method("none", lambda *scales: Diverging())], [TASK], 1, tmp_path, **STEPS)
+    assert found.failed and "not finite" in found.refused and found.metrics == {}
+    assert read(tmp_path)[-1] == found
 
 
 def test_any_other_error_stops_the_run(pipe, tmp_path):
@@ -439,6 +451,8 @@ def test_options_go_before_quick_and_quick_before_the_usual():
         (["--methods", "NGM"], "no method 'NGM'"),
         (["--tasks", "juggling"], "no task 'juggling'"),
         (["--editors", "Imagic"], "the suite has PromptToPrompt, MasaCtrl, Pix2PixZero"),
+        (["--editors", "MasaCtrl", "Imagic"], "no editor 'Imagic'"),
+        (["--editors", "MasaCtrl", "--tasks", TASK], "no task is left by --editors MasaCtrl"),
     ],
     ids=str,
 )
@@ -454,8 +468,7 @@ torch.set_num_threads(1)
 command._report = lambda *given: None
 parser = argparse.ArgumentParser()
 command.add(parser.add_subparsers(required=True))
-arguments = parser.parse_args()
-arguments.run(arguments)
+command.run_bench(parser.parse_args())
 """
 
 
@@ -527,7 +540,45 @@ def test_noise_maps_that_no_guidance_can_follow_cost_no_inversion(pipe, tmp_path
     assert "EditFriendly" in found.refused and found.settings["inversion"]["text_scale"] == 3
 
 
-def test_every_method_runs_or_says_why_not(pipe, tmp_path):
-    found = run(pipe, Menagerie(), list(METHODS), [TASK], 1, tmp_path, pictures=False, **STEPS)
+@pytest.mark.parametrize("task", [TASK, OTHER, "cat to dog"])
+def test_every_method_runs_under_every_editor(pipe, tmp_path, task):
+    class Short(Menagerie):
+        def editor(self, task, item=None):
+            # The tiny model reads no sentence as long as those that make a direction.
+            return Pix2PixZero() if task == "cat to dog" else super().editor(task, item)
+
+    found = run(pipe, Short(), list(METHODS), [task], 1, tmp_path, pictures=False, **STEPS)
     assert [r.method for r in found[2:]] == list(METHODS)
     assert {r.method: r.refused for r in found if r.refused} == {}
+    if task == "cat to dog":
+        metrics = {r.method: r.metrics for r in found}
+        assert metrics["DDIM"] == metrics["NPI"]
+
+
+def test_the_split_that_was_measured_is_tabulated(measured, tmp_path, capsys):
+    found, folder = measured
+    rest = [dataclasses.replace(r, key=f"validation {r.key}", split="validation") for r in found]
+    for one in (*found, *rest):
+        records.Writer(tmp_path).write(one)
+    command._report(tmp_path, rest, "validation", True)
+    assert "split validation" in (tmp_path / "table.md").read_text()
+    assert str(tmp_path / "table.md") in capsys.readouterr().out
+
+
+def test_a_model_card_s_edits_say_what_they_have_no_number_for():
+    def one(psnr, **fields):
+        equal = {"missing": {"psnr": scoring.INFINITE}} if psnr is None else {}
+        return record(**{**equal, "metrics": {"success": 1.0} | ({} if psnr is None else {"psnr": psnr}), **fields})
+
+    assert evaluate.summary([one(20.0), one(30.0)]) == {"psnr": 25.0, "success": 1.0}
+    exact = evaluate.summary([one(20.0), one(None)])
+    assert exact == {"psnr": None, "success": 1.0, "exact": 1} and card._edit(exact) == "1.00 / ∞"
+    lost = evaluate.summary([one(20.0), one(None, metrics={}, missing={}, refused="too large")])
+    assert card._edit(lost) == "none for 1 scenes: too large" and json.dumps(lost)
+
+
+def test_the_package_names_what_it_has_and_draws_only_when_asked():
+    script = (
+        "import sys, nmg.bench as b; assert 'matplotlib' not in sys.modules; print([getattr(b, n) for n in b.__all__])"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

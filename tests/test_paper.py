@@ -61,7 +61,7 @@ def test_reconstruction_is_measured_on_the_source_row(make, folder, unmeasured):
     )
     assert found["DDIM", "", "reconstruction_lpips"]["n"] == "0"
     assert "Lpips is not here" in found["DDIM", "", "reconstruction_lpips"]["reason"]
-    assert "missing [1]" in text.read_text() and "0.032" in text.read_text()
+    assert "missing [1]" in text.read_text() and "MSE ×10³ and SSIM of NTI 33 and 0.812" in text.read_text()
     assert "| identity |" not in text.read_text()
 
 
@@ -104,6 +104,7 @@ def test_runtime_has_the_cost_of_every_edit(make):
     found = lines(table)
     assert float(found["NMG", "30", "seconds"]["mean"]) > 0
     assert "| seconds ↓ |" in text.read_text() and "20 times faster" in text.read_text()
+    assert "published time of null-text inversion is about 148 s" in text.read_text()
     assert "minus DDIM" not in text.read_text()
 
 
@@ -119,9 +120,10 @@ def test_the_sweep_has_a_row_per_scale_on_the_validation_split(make, folder):
 
 
 def test_robustness_runs_both_guidances_on_every_inversion(make):
-    variants = ("", ", authors' levels")
+    variants = ("", ", authors' levels", ", edit-friendly")
     text, table, chart = make().robustness(variants)
     assert {f"{name}{variant}" for name in ("DDIM", "NMG") for variant in variants} < {m for m, _, _ in lines(table)}
+    assert "No row: NMG, edit-friendly: refused on 1 of 1 items" in text.read_text()
     assert chart.name == "robustness-prompttoprompt.png" and "inversion seconds" in text.read_text()
 
 
@@ -249,7 +251,7 @@ def test_the_command_makes_one_artefact_and_prints_its_paths(pipe, folder, monke
     options = ["--out", str(folder), "--scenes", "1", "--steps", str(STEPS), "--methods", "DDIM", "NMG"]
     arguments = p.parse_args(["paper", "runtime", *options, "--tasks", "colour change"])
     monkeypatch.setattr("nmg.pipelines.load", lambda *a, **o: pipe)
-    arguments.run(arguments)
+    paper.run_paper(arguments)
     assert capsys.readouterr().out.split() == [str(folder / f"runtime.{kind}") for kind in ("md", "csv")]
     with pytest.raises(SystemExit):
         p.parse_args(["paper", "poster"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from nmg.bench import plots, published, tables
 from nmg.bench.records import Record, Writer
+from nmg.menagerie.scoring import INFINITE
 
 
 def record(method="DDIM", item=0, task="colour change", suite="menagerie", split="test", **fields):
@@ -79,8 +80,23 @@ def test_the_bootstrap_is_the_same_every_time_and_another_with_another_seed():
 
 
 def test_equal_values_and_infinite_ones_keep_their_mean():
-    assert dataclasses.astuple(tables.bootstrap([3.0] * 5)) == (5, 3.0, 3.0, 3.0)
-    assert dataclasses.astuple(tables.bootstrap([math.inf] * 3)) == (3, math.inf, math.inf, math.inf)
+    assert dataclasses.astuple(tables.bootstrap([3.0] * 5)) == (5, 3.0, 3.0, 3.0, 0)
+    assert dataclasses.astuple(tables.bootstrap([math.inf] * 3)) == (3, math.inf, math.inf, math.inf, 3)
+    some = tables.bootstrap([1.0, 2.0, math.inf])
+    assert (some.mean, some.low, some.high, some.exact) == (math.inf, 1.0, math.inf, 1)
+
+
+def test_items_of_a_scene_are_drawn_together():
+    # Two tasks on the same two scenes say as much as one.
+    values = {(task, scene): value for task in "ab" for scene, value in (("1", 0.0), ("2", 1.0))}
+    found, free = tables.pooled(values), tables.bootstrap(list(values.values()), level=0.8)
+    assert (found.n, found.mean, found.low, found.high) == (4, 0.5, 0.0, 1.0)
+    assert free.low > 0 and free.high < 1
+    assert math.isnan(tables.pooled({("a", "1"): 1.0, ("b", "1"): 2.0}).low)
+    # A scene of more items has more weight.
+    assert tables.pooled({("a", "1"): 0.0, ("b", "1"): 0.0, ("a", "2"): 3.0}).mean == 1
+    one = {("a", str(i)): float(i) for i in range(5)}
+    assert tables.pooled(one) == tables.bootstrap(list(one.values()))
 
 
 def test_one_value_has_no_interval_and_proves_nothing():
@@ -99,6 +115,8 @@ def test_a_difference_is_paired_by_item():
     assert not tables.difference(base, base).excludes_zero
     assert tables.difference({("task", "a"): 1.0}, base) is None
     assert tables.difference({("task", "0"): math.inf}, {("task", "0"): math.inf}).mean == 0
+    one, other = ({("t", "0"): a, ("t", "1"): b} for a, b in ((math.inf, 1.0), (1.0, math.inf)))
+    assert tables.difference(one, other) is None
 
 
 # ---------------------------------------------------------------- grouping
@@ -177,7 +195,57 @@ def test_what_was_refused_is_listed_below():
     refused = record("NMG", refused="edit-friendly noise has no maps")
     text = tables.markdown(only([*several(DDIM=[1, 2]), refused, dataclasses.replace(refused, item=1, key="other")]))
     assert "NMG" not in rows(text)
-    assert text.count("Refused: NMG: edit-friendly noise has no maps") == 1
+    assert text.count("No row: NMG: refused on 2 of 2 items: edit-friendly noise has no maps") == 1
+
+
+def test_a_method_that_failed_on_an_item_is_marked_and_never_the_best():
+    failed = record("NMG", 2, refused="step 1 gave values that are not finite", failed=True)
+    group = only([*several(DDIM=[1, 2, 3], NMG=[8, 9]), failed])
+    text = tables.markdown(group)
+    table = rows(text)
+    assert table["NMG (2 of 3 items) [1]"]["n"] == "2" and "**" not in text
+    assert "[1] NMG failed on 1 of 3 items: step 1 gave values that are not finite" in text
+    assert "NMG (2 of 3 items)" in rows(tables.differences(group))
+    (line,) = [line for line in tables._long(group) if line["metric"] == "failed"]
+    assert (line["method"], line["missing"], line["n"]) == ("NMG", 1, 0)
+
+
+def test_a_record_of_an_earlier_run_is_read():
+    values = json.loads(record().to_json())
+    assert not values.pop("failed") and Record.from_json(json.dumps(values)) == record()
+
+
+EXACT = {"missing": {"reconstruction_psnr": INFINITE}}
+
+
+def rebuilt(*values, method="Direct"):
+    """Records with these PSNRs of the reconstruction."""
+    return [
+        record(method, i, **(EXACT if v == math.inf else {"metrics": {"reconstruction_psnr": v}}))
+        for i, v in enumerate(values)
+    ]
+
+
+def test_equal_pictures_are_exact_and_not_missing():
+    group = only([*rebuilt(20.0, 30.0, method="DDIM"), *rebuilt(math.inf, math.inf)])
+    text = tables.markdown(group)
+    assert rows(text)["Direct"]["reconstruction PSNR ↑"] == "**∞** (exact)" and "missing" not in text
+    assert rows(tables.differences(group))["Direct"]["reconstruction PSNR ↑"] == "∞ *"
+    (line,) = [x for x in tables._long(group) if (x["method"], x["metric"]) == ("Direct", "reconstruction_psnr")]
+    assert (line["mean"], line["n"], line["exact"], line["missing"], line["reason"]) == ("inf", 2, 2, 0, "")
+
+
+def test_some_equal_pictures_make_the_mean_infinite_and_the_rest_is_said():
+    text = tables.markdown(only(rebuilt(20.0, 30.0, math.inf)))
+    assert rows(text)["Direct"]["reconstruction PSNR ↑"] == "∞ [20.00, ∞] [1]"
+    assert "1 of 3 items are exact" in text and "that of the others is 25.00" in text
+
+
+def test_plain_ddim_under_pix2pix_zero_is_negative_prompt_inversion():
+    found = several(DDIM=[1, 2], NPI=[1, 2])
+    assert "negative-prompt inversion" not in tables.markdown(only(found))
+    text = tables.markdown(only([dataclasses.replace(r, editor="Pix2PixZero") for r in found]))
+    assert "DDIM [1]" in rows(text) and "[1] pix2pix-zero takes the source prompt as its negative prompt" in text
 
 
 def test_rows_of_other_items_are_noted():
@@ -261,11 +329,28 @@ def test_files_hold_every_mean_and_difference(folder):
 
 
 def test_scales_that_the_validation_split_chose_are_named(folder):
-    scales = {"scales": {"NMG": {"PromptToPrompt": 3.0, "MasaCtrl": 10.0}}}
+    scales = {
+        "scales": {"NMG": {"PromptToPrompt": 3.0, "MasaCtrl": 10.0}},
+        "criterion": "the best",
+        "items_per_task": 4,
+    }
+    scales["means"] = {"NMG": {"PromptToPrompt": {"3": {}, "10": {}}}}
     (folder / "scales.json").write_text(json.dumps(scales))
-    Writer(folder).write(record("NMG", 9, scale=3.0))
+    for method, scale in (("NMG", 3.0), ("NMG, regularised", 3.0), ("Direct + NMG", 7.0)):
+        Writer(folder).write(record(method, 9, scale=scale))
     text = tables.write_tables(folder)[0].read_text()
-    assert "chosen on the validation split: NMG 3 (Prompt-to-Prompt)." in text
+    assert "Only the noise-map scale was tuned, on 4 validation scenes of each task: the best." in text
+    assert "Chosen: NMG 3 (Prompt-to-Prompt, at the edge of its grid 3, 10); NMG, regularised 3 (" in text
+    assert "Prompt-to-Prompt, taken over from NMG, at" in text and "MasaCtrl" not in text
+    assert "not chosen on the validation split of this run: Direct + NMG 7 (Prompt-to-Prompt)." in text
+
+
+def test_what_the_intervals_and_marks_can_not_say_is_said(folder):
+    text = tables.write_tables(folder)[0].read_text()
+    for part in ("a scene's items of all tasks are drawn together", "too narrow where scenes are few"):
+        assert part in text
+    assert "without a correction for the number of comparisons" in text
+    assert "on cpu, which several processes may have shared" in text
 
 
 def test_a_table_of_chosen_columns_has_another_name(folder):
@@ -350,6 +435,20 @@ def test_scales_are_joined_by_a_curve():
     np.testing.assert_allclose(axes[0].lines[0].get_xdata(), [3.0, 7.0, 21.0])
     np.testing.assert_allclose(axes[0].lines[0].get_ydata(), [2.0, 4.0, 11.0])
     assert [text.get_text() for text in axes[0].texts] == ["1", "3", "10"]
+
+
+def test_what_is_exact_stands_at_the_edge():
+    found = rebuilt(20.0, 30.0, method="DDIM") + rebuilt(math.inf, math.inf)
+    found = [dataclasses.replace(r, metrics={**r.metrics, "psnr": 15.0 + i}) for i, r in enumerate(found)]
+    (axes,) = plots.plane(only(found)).axes
+    ends = [line.get_xdata()[0] for line in axes.lines]
+    assert ends[0] == 25 and ends[1] > 30
+    assert axes.get_xticks()[-1] == ends[1] and max(axes.get_xticks()[:-1]) <= 30
+    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "exact"
+    # One exact item of two makes the mean infinite, and the interval reaches back.
+    partly = only([*found, *(dataclasses.replace(r, method="NMG") for r in rebuilt(math.inf, 40.0))])
+    chart = plots.methods(partly, ["reconstruction_psnr"])
+    assert [label.get_text() for label in chart.axes[0].get_xticklabels()][-1] == "∞"
 
 
 def test_a_method_looks_the_same_everywhere():

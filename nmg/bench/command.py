@@ -164,7 +164,7 @@ def _chosen(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
     known = dict.fromkeys(named(suite.editor(task)) for task in suite.tasks)
     for editor in editors:
         if editor not in known:
-            raise ValueError(f"the suite has no editor {editor!r}; the suite has {', '.join(known)}")
+            raise ValueError(f"there is no editor {editor!r}; the suite has {', '.join(known)}")
     chosen["tasks"] = [task for task in tasks if not editors or named(suite.editor(task)) in editors]
     if not chosen["tasks"]:
         raise ValueError(f"no task is left by --editors {' '.join(editors)}; {', '.join(tasks)} are by other editors")

@@ -5,6 +5,7 @@ Drawn on matplotlib's own canvas, without pyplot, as in `nmg.figures`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -98,16 +100,18 @@ def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
     figure = _figure(2.2 + 2.9 * len(found), 0.9 + 0.27 * len(labels), _title(group))
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (metric, estimates) in zip(panels, found.items(), strict=True):
+        placed, edge = _placed(estimates)
         for row, label in enumerate(labels):
-            if label in estimates:
-                _dot(axes, label, estimates[label], row)
+            if label in placed:
+                _dot(axes, label, placed[label], row)
+        _mark(axes.xaxis, estimates, edge)
         axes.set_xlabel(_heading(metric))
         if metric in SHARES:
             axes.set_xlim(-0.03, 1.03)
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_yticks(range(len(labels)), [group.named(label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
 
@@ -125,6 +129,8 @@ def _dot(axes: Axes, label: str, estimate: Estimate, row: int) -> None:
 def plane(group: Group, metrics: tuple[str, Sequence[str]] | None = None) -> Figure | None:
     """Closeness to the source against quality of the edit: a point per method, a curve over a method's scales.
 
+    An infinite mean stands at the edge, marked "exact", or "∞" where some method has it from only some of its items.
+
     Args:
         metrics: the horizontal metric, and a vertical one per panel; the suite's own if not given.
     """
@@ -136,7 +142,12 @@ def plane(group: Group, metrics: tuple[str, Sequence[str]] | None = None) -> Fig
     shown = [label for label in group.rows if label in found[across] and label not in BOUNDS]
     figure = _figure(1.9 + 3.1 * len(panels), max(3.3, 0.9 + 0.2 * len(shown)), _title(group))
     for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _scatter(axes, group, found[across], found[metric], shown)
+        (x, right), (y, top) = (
+            _placed({label: found[name][label] for label in shown if label in found[name]}) for name in (across, metric)
+        )
+        _scatter(axes, group, x, y, shown)
+        _mark(axes.xaxis, found[across], right)
+        _mark(axes.yaxis, found[metric], top)
         axes.set_xlabel(_heading(across))
         axes.set_ylabel(_heading(metric))
         if metric in SHARES:
@@ -160,20 +171,53 @@ def _scatter(
         x, y = [across[label] for label in labels], [up[label] for label in labels]
         axes.hlines([e.mean for e in y], [e.low for e in x], [e.high for e in x], color=colour, linewidth=1, alpha=0.4)
         axes.vlines([e.mean for e in x], [e.low for e in y], [e.high for e in y], color=colour, linewidth=1, alpha=0.4)
-        axes.plot([e.mean for e in x], [e.mean for e in y], marker=marker, color=colour, linewidth=1.3, label=method)
+        axes.plot(
+            [e.mean for e in x],
+            [e.mean for e in y],
+            marker=marker,
+            color=colour,
+            linewidth=1.3,
+            label=_named(group, labels),
+        )
         for label in labels if len(labels) > 1 else ():
             scale, place = group.rows[label][0].scale, (across[label].mean, up[label].mean)
             axes.annotate(f"{scale:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
+def _named(group: Group, labels: Sequence[str]) -> str:
+    """A method in the legend: without its scale where a curve shows several."""
+    return group.named(labels[0]) if len(labels) == 1 else group.rows[labels[0]][0].method
+
+
 def _measured(group: Group, metrics: Iterable[str]) -> dict[str, dict[str, Estimate]]:
-    """Metric to the estimates of the methods that have a finite one."""
+    """Metric to the estimates of the methods that have one."""
     found = {metric: {label: group.estimate(label, metric) for label in group.rows} for metric in metrics}
-    finite = {
-        metric: {label: e for label, e in estimates.items() if e and math.isfinite(e.mean)}
-        for metric, estimates in found.items()
+    given = {metric: {label: e for label, e in estimates.items() if e} for metric, estimates in found.items()}
+    return {metric: estimates for metric, estimates in given.items() if estimates}
+
+
+def _placed(estimates: Mapping[str, Estimate]) -> tuple[dict[str, Estimate], float | None]:
+    """Estimates with an edge beyond all finite ends in place of infinity; and the edge, None if all are finite."""
+    ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if not math.isnan(end)]
+    finite = [end for end in ends if math.isfinite(end)] or [0.0]
+    if len(finite) == len(ends):
+        return dict(estimates), None
+    edge = max(finite) + (0.2 * (max(finite) - min(finite)) or 1.0)
+    bounded = {
+        label: dataclasses.replace(e, mean=min(e.mean, edge), low=min(e.low, edge), high=min(e.high, edge))
+        for label, e in estimates.items()
     }
-    return {metric: estimates for metric, estimates in finite.items() if estimates}
+    return bounded, edge
+
+
+def _mark(axis: Axis, estimates: Mapping[str, Estimate], edge: float | None) -> None:
+    """Mark the edge that stands for infinity, and end the scale before it."""
+    if edge is None:
+        return
+    ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if math.isfinite(end)]
+    ticks = [tick for tick in axis.get_majorticklocs() if ends and min(ends) <= tick <= max(ends)]
+    whole = all(e.exact in (0, e.n) for e in estimates.values())
+    axis.set_ticks([*ticks, edge], [*(f"{tick:g}" for tick in ticks), "exact" if whole else "∞"])
 
 
 def _heading(metric: str) -> str:
@@ -253,9 +297,11 @@ def _spread(items: Iterable[Item], count: int) -> list[Item]:
 
 
 def _note(record: Record, metric: str) -> str:
-    value = record.metrics.get(metric)
+    value = record.value(metric)
     if value is None or record.method == BOUNDS[0]:
         return ""
+    if math.isinf(value):
+        return "exact"
     return f"{value:.1f} dB" if "psnr" in metric else f"{value:.3g}"
 
 

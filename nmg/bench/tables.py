@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ import numpy as np
 from nmg.bench import published, records
 from nmg.bench.methods import METHODS
 from nmg.bench.records import Record
-from nmg.bench.runner import chosen_scales
+from nmg.bench.runner import SCALES
+from nmg.bench.tuning import CRITERION
+from nmg.editors import Pix2PixZero
+from nmg.menagerie.scoring import INFINITE
 
 Item = tuple[str, str]
 """Task and item."""
@@ -35,12 +39,16 @@ EDITORS = {"PromptToPrompt": "Prompt-to-Prompt", "Pix2PixZero": "pix2pix-zero"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` items, with the ends of its interval, which are NaN for a single item."""
+    """A mean over `n` items, with the ends of its interval, which are NaN for a single cluster.
+
+    It is infinite where `exact` > 0 of the items are, whose pictures are equal.
+    """
 
     n: int
     mean: float
     low: float
     high: float
+    exact: int = 0
 
     @property
     def excludes_zero(self) -> bool:
@@ -48,18 +56,26 @@ class Estimate:
 
 
 def bootstrap(
-    values: Sequence[float] | np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    values: Sequence[float] | np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    clusters: Sequence[str] | None = None,
 ) -> Estimate:
     """Mean and percentile bootstrap interval: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+
+    Values of one cluster are drawn together, since they are not independent: Davison & Hinkley 1997, "Bootstrap Methods and
+    their Application", section 3.8.
 
     An end is the smallest resampled mean that at least the wanted share of the resamples does not exceed, so that
     infinite values (the PSNR of equal pictures) need no interpolation.
 
     Args:
         values: one per item, at least one.
-        resamples: how often as many items are drawn with replacement.
+        resamples: how often as many clusters are drawn with replacement.
         seed: of the draws, which are the same for every sample of the same size.
         level: share of the resampled means that the interval holds.
+        clusters: of each value; every value is its own if not given.
 
     Raises:
         ValueError: without a value.
@@ -67,11 +83,24 @@ def bootstrap(
     sample = np.asarray(values, dtype=float)
     if not sample.size:
         raise ValueError("there is no value to average; give one per item")
-    if sample.size == 1:
-        return Estimate(1, float(sample[0]), math.nan, math.nan)
-    means = sample[_draws(sample.size, resamples, seed)].mean(1)
+    exact = int(np.isposinf(sample).sum())
+    names = range(sample.size) if clusters is None else clusters
+    order = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    if len(order) == 1:
+        return Estimate(sample.size, float(sample.mean()), math.nan, math.nan, exact)
+    sums, counts = np.zeros((2, len(order)))
+    for name, value in zip(names, sample, strict=True):
+        sums[order[name]] += value
+        counts[order[name]] += 1
+    drawn = _draws(len(order), resamples, seed)
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return Estimate(sample.size, float(sample.mean()), float(low), float(high))
+    return Estimate(sample.size, float(sample.mean()), float(low), float(high), exact)
+
+
+def pooled(values: dict[Item, float]) -> Estimate:
+    """The mean over items, of which those of one scene or picture, in several tasks, are a cluster."""
+    return bootstrap(list(values.values()), clusters=[item for _, item in values])
 
 
 @functools.lru_cache(maxsize=8)
@@ -80,10 +109,14 @@ def _draws(size: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def difference(values: dict[Item, float], baseline: dict[Item, float]) -> Estimate | None:
-    """The mean of value - baseline over the items that both have, with its interval; None without such an item."""
+    """The mean of value - baseline over the items that both have, with its interval.
+
+    None without such an item, and where infinite differences of both signs have no mean.
+    """
+    pairs = {item: (value, baseline[item]) for item, value in values.items() if item in baseline}
     # Equal infinities differ by nothing.
-    pairs = [(value, baseline[item]) for item, value in values.items() if item in baseline]
-    return bootstrap([0.0 if a == b else a - b for a, b in pairs]) if pairs else None
+    lost = {item: 0.0 if a == b else a - b for item, (a, b) in pairs.items()}
+    return pooled(lost) if lost and not {math.inf, -math.inf} <= set(lost.values()) else None
 
 
 # ---------------------------------------------------------------- grouping
@@ -95,8 +128,8 @@ class Group:
 
     Attributes:
         task: None for all of the editor's tasks.
-        rows: label of a method to its records, in the order of display.
-        refused: what the package refused to do, with its reason.
+        rows: label of a method to its records that have a result, in the order of display.
+        lost: label of a method to its records that have none: the package refused, or values were not finite.
     """
 
     suite: str
@@ -104,7 +137,7 @@ class Group:
     editor: str
     task: str | None
     rows: dict[str, list[Record]]
-    refused: dict[str, str]
+    lost: dict[str, list[Record]]
 
     @property
     def title(self) -> str:
@@ -121,11 +154,29 @@ class Group:
 
     def estimate(self, label: str, metric: str) -> Estimate | None:
         values = self.values(label, metric)
-        return bootstrap(list(values.values())) if values else None
+        return pooled(values) if values else None
 
     def reasons(self, label: str, metric: str) -> list[str]:
-        """Why a metric is missing, for the items where it is."""
-        return sorted({record.missing.get(metric, "") for record in self.rows[label]} - {""})
+        """Why a metric is missing, for the items where it is; an infinite one is not."""
+        return sorted({record.missing.get(metric, "") for record in self.rows[label]} - {"", INFINITE})
+
+    def asked(self, label: str) -> int:
+        """How many items a method was asked for."""
+        return len(self.rows.get(label, ())) + len(self.lost.get(label, ()))
+
+    def named(self, label: str) -> str:
+        """A method's label, with the number of its items where it has no result for others."""
+        return f"{label} ({len(self.rows[label])} of {self.asked(label)} items)" if label in self.lost else label
+
+    def loss(self, label: str) -> str:
+        """On how many items a method has no result, and why; empty if it has one on all."""
+        parts = []
+        for failed, word in ((False, "refused"), (True, "failed")):
+            if why := [r.refused or "" for r in self.lost.get(label, ()) if r.failed == failed]:
+                reasons = list(dict.fromkeys(why))
+                others = f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+                parts.append(f"{word} on {len(why)} of {self.asked(label)} items: {reasons[0]}{others}")
+        return "; ".join(parts)
 
 
 def gather(source: str | Path | Iterable[Record], split: str | None = None) -> list[Record]:
@@ -155,7 +206,7 @@ def place(record: Record) -> Item:
 def _value(record: Record, metric: str) -> float | None:
     if metric in OWN:
         return None if record.method in BOUNDS else getattr(record, metric)
-    return record.metrics.get(metric)
+    return record.value(metric)
 
 
 def group(found: Iterable[Record]) -> list[Group]:
@@ -175,15 +226,12 @@ def _grouped(suite: str, split: str, editor: str, task: str | None, chosen: list
     for record in chosen:
         scales.setdefault(record.method, set()).add(record.scale)
     rows: dict[str, list[Record]] = {}
-    refused: dict[str, str] = {}
+    lost: dict[str, list[Record]] = {}
     for record in sorted(chosen, key=_rank):
         several = record.scale is not None and len(scales[record.method]) > 1
         label = f"{record.method}, scale {record.scale:g}" if several else record.method
-        if record.refused:
-            refused.setdefault(label, record.refused)
-        else:
-            rows.setdefault(label, []).append(record)
-    return Group(suite, split, editor, task, rows, refused)
+        (lost if record.refused else rows).setdefault(label, []).append(record)
+    return Group(suite, split, editor, task, rows, lost)
 
 
 def _rank(record: Record) -> tuple[int, float]:
@@ -254,18 +302,28 @@ SUITES: dict[str, tuple[str, ...]] = {
 """The columns of a suite's table."""
 
 LEGEND = """\
-A cell is the mean over the items, [its 95 % percentile bootstrap interval over items, 2000 resamples]; a single item has
-none, and that of a share that is 0 or 1 on every item has no width, which does not make it certain. Bold: the best mean
-among the methods with a guidance, whether or not it differs from the next. *identity* returns the source; *ceiling* is
-the autoencoder's picture of the truth."""
+A cell is the mean over the items, [its 95 % percentile bootstrap interval, 2000 resamples]. Resampled are scenes, or
+pictures: the tasks of an editor share them, so that a scene's items of all tasks are drawn together. Such intervals are too
+narrow where scenes are few; a single one has none, and that of a share that is 0 or 1 on every item has no width, which does
+not make it certain. ∞ (exact): the pictures are equal on every item, to the last bit. Bold: the best mean among the methods
+with a guidance and a result on every item, whether or not it differs from the next. *identity* returns the source;
+*ceiling* is the autoencoder's picture of the truth."""
+COMPARED = (
+    f"Paired differences to {BASELINE}; * where the interval excludes 0, without a correction for the number of comparisons: "
+    "of twenty true zeros one is marked on average, and more where scenes are few."
+)
+NEGATIVE = (
+    "pix2pix-zero takes the source prompt as its negative prompt, so that plain DDIM is negative-prompt inversion here: "
+    "this row and NPI are the same edit"
+)
 EXPLAINED = {
     "psnr": "PSNR, SSIM and MSE are to the true counterfactual; outside: over the pixels that it leaves as they are.",
     "success": "Success: the changed factor reads as the target's; kept: the share of the others that read as the "
     "source's.",
     "reconstruction_psnr": "Reconstruction: the source row against the autoencoder's own picture of the source.",
     "structure": "The published protocol: pictures are multiplied by the background's mask, and measured as a whole.",
-    "seconds": "Seconds are of an edit without its inversion; seconds / NTI is the mean of the ratio to null-text inversion "
-    "on the same item.",
+    "seconds": "Seconds are of an edit without its inversion, on {device}, which several processes may have shared; "
+    "seconds / NTI is the mean of the ratio to null-text inversion on the same item.",
 }
 """What the columns are, by the first metric of those that a sentence is about."""
 
@@ -274,12 +332,16 @@ def cell(column: Column, estimate: Estimate, bold: bool = False) -> str:
     """An estimate as a table shows it."""
     mean, low, high = (_number(v * column.factor, column.digits) for v in (estimate.mean, estimate.low, estimate.high))
     mean = f"**{mean}**" if bold else mean
-    return f"{mean} [{low}, {high}]" if column.interval and estimate.n > 1 else mean
+    # An infinite mean of every resample has no interval to show.
+    bare = math.isnan(estimate.low) or (math.isinf(estimate.low) and estimate.low == estimate.high)
+    return f"{mean} [{low}, {high}]" if column.interval and not bare else mean
 
 
 def _number(value: float, digits: int) -> str:
     # Python rounds to "-0.00"; adding 0 drops the sign.
-    return "∞" if value == math.inf else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 # ---------------------------------------------------------------- markdown
@@ -301,7 +363,7 @@ class Notes:
 
 
 def markdown(group: Group, metrics: Sequence[str] = (), compare: bool = True) -> str:
-    """A group as a table: a row per method, with footnotes for what is missing and a list of what was refused.
+    """A group as a table: a row per method, with footnotes for what is missing and a list of what has no row.
 
     Args:
         metrics: the columns; the suite's own if not given. One that no record knows is left out.
@@ -316,7 +378,7 @@ def markdown(group: Group, metrics: Sequence[str] = (), compare: bool = True) ->
         if not any(group.values(label, c.metric) or group.reasons(label, c.metric) for c in shown):
             continue
         cells = [_cell(group, label, column, label in best[column.metric], notes) for column in shown]
-        lines.append(_line([label, str(len(rows)), *cells]))
+        lines.append(_line([_name(group, label, notes), str(len(rows)), *cells]))
     for row in beside:
         mark = notes.mark(". ".join(filter(None, (f"{row.source}; {published.SETTING}", row.note))))
         cells = [_published(row, column) for column in shown]
@@ -333,9 +395,20 @@ def _shown(group: Group, metrics: Sequence[str]) -> list[Column]:
     return [COLUMNS[metric] for metric in metrics if known(metric)]
 
 
+def _name(group: Group, label: str, notes: Notes) -> str:
+    """A method with what a reader has to know of its row."""
+    marks = []
+    if label in group.lost:
+        marks.append(notes.mark(f"{label} {group.loss(label)}; its means are over the rest, and not compared"))
+    if group.editor == Pix2PixZero.__name__ and label == BASELINE:
+        marks.append(notes.mark(NEGATIVE))
+    return " ".join([group.named(label), *marks])
+
+
 def _best(group: Group, column: Column) -> list[str]:
-    """The methods with a guidance whose mean is best, unless all have the same."""
-    estimates = {label: group.estimate(label, column.metric) for label in group.rows if label not in BOUNDS}
+    """The methods with a guidance, and a result on every item, whose mean is best, unless all have the same."""
+    whole = [label for label in group.rows if label not in (*BOUNDS, *group.lost)]
+    estimates = {label: group.estimate(label, column.metric) for label in whole}
     means = {label: estimate.mean for label, estimate in estimates.items() if estimate}
     if column.best is None or len(set(means.values())) < 2:
         return []
@@ -347,11 +420,19 @@ def _cell(group: Group, label: str, column: Column, bold: bool, notes: Notes) ->
     without = len(group.rows[label]) - (estimate.n if estimate else 0)
     if estimate is None:
         return f"missing {notes.mark('; '.join(reasons))}" if reasons else "–"
+    heading, text = column.heading.rstrip(" ↑↓"), cell(column, estimate, bold)
+    if estimate.exact == estimate.n:
+        text += " (exact)"
+    elif estimate.exact:
+        others = [value for value in group.values(label, column.metric).values() if math.isfinite(value)]
+        rest = _number(float(np.mean(others)) * column.factor, column.digits)
+        text += " " + notes.mark(
+            f"{heading} of {label}: {estimate.exact} of {estimate.n} items are exact, which makes the mean infinite; that of "
+            f"the others is {rest}"
+        )
     if reasons:
-        heading = column.heading.rstrip(" ↑↓")
-        mark = notes.mark(f"{heading} without {without} of {len(group.rows[label])} items: {'; '.join(reasons)}")
-        return f"{cell(column, estimate, bold)} {mark}"
-    return cell(column, estimate, bold)
+        text += " " + notes.mark(f"{heading} without {without} of {len(group.rows[label])} items: {'; '.join(reasons)}")
+    return text
 
 
 def _published(row: published.Published, column: Column) -> str:
@@ -360,15 +441,15 @@ def _published(row: published.Published, column: Column) -> str:
 
 
 def _remarks(group: Group) -> list[str]:
-    """What stands below a table: the scales, rows of different items, and what was refused."""
+    """What stands below a table: the scales, rows of different items, and methods without a result."""
     lines = []
     scales = {label: rows[0].scale for label, rows in group.rows.items() if label == rows[0].method}
     listed = "; ".join(f"{label}: {scale:g}" for label, scale in scales.items() if scale is not None)
     lines += [f"Noise-map scale of {listed}.", ""] if listed else []
     if len({frozenset(map(place, rows)) for rows in group.rows.values()}) > 1:
         lines += ["The rows are not all of the same items; the paired differences are.", ""]
-    for label, reason in group.refused.items():
-        lines += [f"Refused: {label}: {reason}", ""]
+    for label in group.lost:
+        lines += [f"No row: {label}: {group.loss(label)}", ""] if label not in group.rows else []
     return lines
 
 
@@ -378,13 +459,13 @@ def differences(group: Group, metrics: Sequence[str] = ()) -> str:
     others = [label for label in group.rows if label not in (BASELINE, *BOUNDS)]
     if BASELINE not in group.rows or not others or not shown:
         return ""
-    lines = [_line([f"minus {BASELINE}", *(c.heading for c in shown)]), _line(["---"] * (len(shown) + 1))]
+    lines = [_line([f"minus {group.named(BASELINE)}", *(c.heading for c in shown)]), _line(["---"] * (len(shown) + 1))]
     for label in others:
         cells = []
         for column in shown:
             found = difference(group.values(label, column.metric), group.values(BASELINE, column.metric))
             cells.append("–" if found is None else cell(column, found) + " *" * found.excludes_zero)
-        lines.append(_line([label, *cells]))
+        lines.append(_line([group.named(label), *cells]))
     return "\n".join([*lines, ""])
 
 
@@ -426,13 +507,15 @@ def write_tables(
     found = gather(folder if source is None else source, split)
     groups = group(found)
     shown = {metric for one in groups for metric in metrics or SUITES.get(one.suite, ())}
-    notes = [*notes, *_chosen(folder if source is None else source, found)]
-    legend = [LEGEND.replace("\n", " "), *(sentence for metric, sentence in EXPLAINED.items() if metric in shown)]
+    notes = [*notes, *_tuning(Path(source) if isinstance(source, str | Path) else folder, found)]
+    device = _listed(found, "device")
+    explained = [text.format(device=device) for metric, text in EXPLAINED.items() if metric in shown]
+    legend = [LEGEND.replace("\n", " "), *explained]
     text = [f"# {title}", "", *(line for part in (_setting(found), *notes, " ".join(legend)) for line in (part, ""))]
     for one in groups if by_task else [one for one in groups if one.task is None]:
         text += [f"{'###' if one.task else '##'} {one.title}", "", markdown(one, metrics)]
         if one.task is None and (table := differences(one, metrics)):
-            text += [f"Paired differences to {BASELINE}; * where the interval excludes 0:", "", table]
+            text += [COMPARED, "", table]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text("\n".join(text).rstrip() + "\n")
     _write_csv(groups, folder / f"{name}.csv")
@@ -441,34 +524,57 @@ def write_tables(
 
 def _setting(found: list[Record]) -> str:
     """What the records were measured with, in one line."""
-
-    def listed(key: str) -> str:
-        return ", ".join(sorted({str(getattr(record, key)) for record in found}))
-
-    return "; ".join(f"{key} {listed(key)}" for key in ("suite", "split", "steps", "model", "device", "version")) + "."
+    keys = ("suite", "split", "steps", "model", "device", "version")
+    return "; ".join(f"{key} {_listed(found, key)}" for key in keys) + "."
 
 
-def _chosen(source: str | Path | Iterable[Record], found: list[Record]) -> list[str]:
-    """Which noise-map scales the validation split chose, where it did and reported records have them."""
-    scales = chosen_scales(source) if isinstance(source, str | Path) else None
-    used = {(r.method, r.editor, r.scale) for r in found if r.split == "test"}
-    listed = [
-        f"{method} {scale:g} ({EDITORS.get(editor, editor)})"
-        for method, by_editor in (scales or {}).items()
-        for editor, scale in by_editor.items()
-        if (method, editor, scale) in used
-    ]
-    return [f"Noise-map scales chosen on the validation split: {', '.join(listed)}."] if listed else []
+def _listed(found: list[Record], key: str) -> str:
+    """The values of records' field."""
+    return ", ".join(sorted({str(getattr(record, key)) for record in found}))
 
 
-CSV = ("suite", "split", "editor", "task", "method", "scale", "metric", "n", "mean", "low", "high", "missing", "reason")
+def _tuning(folder: Path, found: list[Record]) -> list[str]:
+    """What was tuned: the noise-map scales that the validation split chose, where reported records have them."""
+    path = folder / SCALES
+    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"scales": {}}
+    used = dict.fromkeys((r.method, r.editor, r.scale) for r in found if r.split == "test" and r.scale is not None)
+    if not used:
+        return []
+    chosen, given = [], []
+    for method, editor, scale in used:
+        label, source = f"{method} {scale:g} ({EDITORS.get(editor, editor)}", _tuned_as(method)
+        if report["scales"].get(source, {}).get(editor) == scale:
+            label += f", taken over from {source}" if source != method else ""
+            grid = sorted(map(float, report.get("means", {}).get(source, {}).get(editor, ())))
+            edge = f", at the edge of its grid {', '.join(f'{value:g}' for value in grid)}"
+            chosen.append(f"{label}{edge if scale in (*grid[:1], *grid[-1:]) else ''})")
+        else:
+            given.append(f"{label})")
+    parts = ["Every method has the same text scale and settings of the editor, and else its published settings"]
+    if chosen:
+        count = report.get("items_per_task")
+        where = f"on {count} validation scenes of each task" if count else "on the validation split"
+        criterion = report.get("criterion", CRITERION)
+        parts += [f"Only the noise-map scale was tuned, {where}: {criterion}. Chosen: {'; '.join(chosen)}"]
+    if given:
+        parts += [f"Noise-map scales that were not chosen on the validation split of this run: {'; '.join(given)}"]
+    return [". ".join(parts) + "."]
+
+
+def _tuned_as(method: str) -> str:
+    """The method whose chosen scale a method runs at."""
+    return (METHODS[method].scale_of if method in METHODS else "") or method
+
+
+CSV = ("suite", "split", "editor", "task", "method", "scale", "metric", "n", "mean", "low", "high")
+COUNTED = ("exact", "missing", "reason")
 PAIRED = tuple(f"difference{end}" for end in ("", "_low", "_high", "_excludes_zero"))
 
 
 def _write_csv(groups: list[Group], path: Path) -> None:
     """The long form; a task of `all` is all of the editor's, and differences are paired, to plain DDIM."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, (*CSV, *PAIRED), restval="")
+        writer = csv.DictWriter(file, (*CSV, *COUNTED, *PAIRED), restval="")
         writer.writeheader()
         for one in groups:
             writer.writerows(_long(one))
@@ -485,13 +591,18 @@ def _long(group: Group) -> Iterable[dict[str, Any]]:
                 continue
             line = {**method, "metric": metric, "n": len(values), "missing": len(rows) - len(values)}
             if values:
-                line |= _numbers(("mean", "low", "high"), bootstrap(list(values.values())))
+                estimate = pooled(values)
+                line |= _numbers(("mean", "low", "high"), estimate) | {"exact": estimate.exact}
             paired = difference(values, group.values(BASELINE, metric)) if label != BASELINE else None
             if paired:
                 line |= _numbers(PAIRED, paired) | {PAIRED[-1]: "yes" if paired.excludes_zero else "no"}
             yield line | {"reason": "; ".join(reasons)}
-    for label, reason in group.refused.items():
-        yield {**base, "method": label, "metric": "refused", "n": 0, "reason": reason}
+    for lost in group.lost.values():
+        method = {**base, "method": lost[0].method, "scale": _plain(lost[0].scale)}
+        for failed, word in ((False, "refused"), (True, "failed")):
+            if some := [record for record in lost if record.failed == failed]:
+                why = "; ".join(dict.fromkeys(str(record.refused) for record in some))
+                yield {**method, "metric": word, "n": 0, "missing": len(some), "reason": why}
 
 
 def _numbers(names: Sequence[str], estimate: Estimate) -> dict[str, str]:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 import nmg
 from nmg import metrics
 from nmg.backbone import Backbone
+from nmg.bench.records import Record
 from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
 from nmg.menagerie import card
@@ -32,9 +33,6 @@ from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.scoring import accuracy, pixels
 from nmg.menagerie.tasks import TEST_SEEDS
-
-if TYPE_CHECKING:
-    from nmg.bench import Record
 
 EDITED = ("DDIM", "NMG")
 """Methods whose edits the model card shows."""
@@ -133,9 +131,9 @@ def summary(rows: Sequence[Record]) -> dict[str, Any]:
     lost = [row.refused for row in rows if row.refused]
     if lost:
         return {"psnr": None, "success": None, "without": len(lost), "reason": lost[0]}
-    psnr, success = ([row.value(name) for row in rows] for name in ("psnr", "success"))
-    means = {"psnr": sum(psnr) / len(rows), "success": sum(success) / len(rows)}
-    exact = psnr.count(math.inf)
+    values = {name: [v for row in rows if (v := row.value(name)) is not None] for name in ("psnr", "success")}
+    means = {name: sum(given) / len(given) for name, given in values.items()}
+    exact = values["psnr"].count(math.inf)
     return {**means, "psnr": None, "exact": exact} if exact else means
 
 
