@@ -165,6 +165,11 @@ def test_the_best_method_is_bold_and_bounds_are_not():
     assert table["identity"]["n"] == "2"
 
 
+def test_a_method_of_fewer_items_is_never_bold():
+    table = rows(tables.markdown(only(several(DDIM=[10, 12], NMG=[20, 22], NTI=[40]))))
+    assert [name for name, cells in table.items() if "**" in cells["PSNR ↑"]] == ["NMG"]
+
+
 def test_the_best_error_is_the_smallest_and_equals_are_plain():
     group = only([record(m, metrics={"mse": v, "ssim": 1}) for m, v in (("DDIM", 0.002), ("NMG", 0.004))])
     table = rows(tables.markdown(group))

@@ -111,7 +111,7 @@ def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(labels)), [group.named(label) for label in labels])
+    panels[0].set_yticks(range(len(labels)), [_counted(group, label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
 
@@ -186,7 +186,13 @@ def _scatter(
 
 def _named(group: Group, labels: Sequence[str]) -> str:
     """A method in the legend: without its scale where a curve shows several."""
-    return group.named(labels[0]) if len(labels) == 1 else group.rows[labels[0]][0].method
+    return _counted(group, labels[0]) if len(labels) == 1 else group.rows[labels[0]][0].method
+
+
+def _counted(group: Group, label: str) -> str:
+    """A row's name, with its number of items where others have more: their means are of other items, too."""
+    counts = {name: len(rows) for name, rows in group.rows.items()}
+    return group.named(label) + (f", n = {counts[label]}" if counts[label] < max(counts.values()) else "")
 
 
 def _measured(group: Group, metrics: Iterable[str]) -> dict[str, dict[str, Estimate]]:

@@ -407,7 +407,8 @@ def _name(group: Group, label: str, notes: Notes) -> str:
 
 def _best(group: Group, column: Column) -> list[str]:
     """The methods with a guidance, and a result on every item, whose mean is best, unless all have the same."""
-    whole = [label for label in group.rows if label not in (*BOUNDS, *group.lost)]
+    most = max(map(len, group.rows.values()), default=0)
+    whole = [label for label, rows in group.rows.items() if label not in (*BOUNDS, *group.lost) and len(rows) == most]
     estimates = {label: group.estimate(label, column.metric) for label in whole}
     means = {label: estimate.mean for label, estimate in estimates.items() if estimate}
     if column.best is None or len(set(means.values())) < 2:
