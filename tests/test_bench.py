@@ -25,6 +25,7 @@ from nmg.bench import (
     run,
     runner,
     tune,
+    tuning,
 )
 from nmg.bench.runner import model_name
 from nmg.editors import Editor, Pix2PixZero

@@ -300,6 +300,6 @@ def test_the_command_names_a_kind_for_all_editors(bench):
     command.add(parser.add_subparsers())
     given = ["bench", "--pie-bench", str(bench.folder)]
     chosen = command._chosen(parser.parse_args([*given, "--tasks", "change colour"]), bench)
-    assert len(chosen["tasks"]) == 3 and chosen["scales"] == "paper" and chosen["scenes"] is None
+    assert len(chosen["tasks"]) == 3 and chosen["scales"] == "default" and chosen["scenes"] is None
     one = command._chosen(parser.parse_args([*given, "--editors", "PromptToPrompt"]), bench)
     assert one["tasks"] == list(bench.tasks[:3])
