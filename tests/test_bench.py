@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -274,12 +273,15 @@ def test_the_scale_with_the_best_mean_is_chosen_per_editor(pipe, tmp_path):
 
 
 def tried(edits, kept):
-    """Records of an editor by scale, with these PSNRs of edit and reconstruction."""
+    """Records of an editor by scale, with these PSNRs of edit and reconstruction; None is an exact reconstruction."""
+
+    def measured(scale, item, psnr, reconstruction):
+        exact = {} if reconstruction is None else {"reconstruction_psnr": float(reconstruction)}
+        one = record(f"menagerie/validation/{TASK}/{item}/NMG/{scale}")
+        return dataclasses.replace(one, scale=scale, metrics={"psnr": float(psnr), **exact})
+
     return {
-        scale: [
-            SimpleNamespace(metrics={"psnr": psnr} | ({} if k is None else {"reconstruction_psnr": k}))
-            for psnr, k in zip(edits[scale], kept[scale], strict=True)
-        ]
+        scale: [measured(scale, i, *both) for i, both in enumerate(zip(edits[scale], kept[scale], strict=True))]
         for scale in edits
     }
 
