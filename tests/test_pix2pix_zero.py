@@ -499,7 +499,7 @@ def test_a_file_that_holds_no_direction_is_refused(direction, trajectory, tmp_pa
         (words, "can't be read"),
         (foreign, "holds no direction"),
         (other, "holds no direction"),
-        (half, "can't be read .* make it again"),
+        (half, "can't be read .* make one"),
     ):
         with pytest.raises(ValueError, match=message):
             EditDirection.load(path)
