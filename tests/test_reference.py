@@ -40,7 +40,6 @@ from nmg import (
     denoise,
     images,
     prepare,
-    sampling,
     steps,
     transfer,
 )
@@ -460,7 +459,7 @@ def watched() -> Iterator[tuple[list[tuple[Tensor, Tensor]], list[Tensor]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise_map, "transfer", spied_transfer)
-        patch.setattr(sampling, "transfer", spied_transfer)
+        patch.setattr("nmg.run.transfer", spied_transfer)
         patch.setattr(prompt_to_prompt._Blending, "mask", spied_mask)
         yield transfers, masks
 
