@@ -152,40 +152,17 @@ def edit(
     picture = None
     if isinstance(image, Trajectory):
         trajectory = image
-        _agree(
-            trajectory,
-            backbone,
-            {
-                "source": source,
-                "steps": steps,
-                "size": size,
-                "inversion": inversion,
-                "convention": convention,
-                "offset": offset,
-            },
-        )
+        given = {"source": source, "steps": steps, "size": size, "inversion": inversion}
+        _agree(trajectory, backbone, {**given, "convention": convention, "offset": offset})
     else:
         if source is None:
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
         steps, inversion, convention = 50 if steps is None else steps, inversion or DDIM(), convention or "aligned"
-        # All that can be wrong is found before anything is computed.
         picture = backbone.prepare(image, size)
-        backbone.check([source, *targets, negative or ""])
-        ddim.steps(backbone.scheduler, steps, offset)
-        editor.check(backbone, [source, *targets])
-        inversion.check(convention)
-        guidance.check(Plan(inversion, convention, steps, backbone.latent_size(picture), negative))
-        trajectory = invert(
-            backbone,
-            picture,
-            source,
-            steps=steps,
-            size=picture.size,
-            inversion=inversion,
-            convention=convention,
-            offset=offset,
-            progress=progress,
-        )
+        plan = Plan(inversion, convention, steps, backbone.latent_size(picture), negative)
+        _check_all(backbone, [source, *targets], plan, offset, guidance, editor)
+        options: dict[str, Any] = {"inversion": inversion, "convention": convention, "offset": offset}
+        trajectory = invert(backbone, picture, source, steps=steps, size=picture.size, progress=progress, **options)
 
     guidance.check(Plan.of(trajectory, negative))
     run = prepare(backbone, trajectory, targets, editor.negative(trajectory.prompt) if negative is None else negative)
@@ -198,6 +175,17 @@ def edit(
     finally:
         backbone.release()
     return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
+
+
+def _check_all(
+    backbone: Backbone, prompts: Sequence[str], plan: Plan, offset: int | None, guidance: CFG, editor: Editor
+) -> None:
+    """Raise for all that can be wrong, before anything is computed."""
+    backbone.check([*prompts, plan.negative or ""])
+    ddim.steps(backbone.scheduler, plan.steps, offset)
+    editor.check(backbone, prompts)
+    plan.inversion.check(plan.convention)
+    guidance.check(plan)
 
 
 def find_null_texts(

@@ -131,9 +131,7 @@ def tune(
             f"{suite.name} has no validation split, so no scale can be chosen; give --scales default, or a number"
         )
     chosen = [find(method) for method in methods]
-    own = {method.name: method for method in chosen}
-    scaled = (own.get(m.scale_of) or find(m.scale_of) if m.scale_of else m for m in chosen)
-    tuned = list({method.name: method for method in scaled if method.grid}.values())
+    tuned = _with_grids(chosen)
     bench = Bench.opened(pipe, suite, folder, "validation", steps, text_scale, pictures=False)
     variants = [Variant(method, scale) for method in tuned for scale in method.grid]
     names = known_tasks(suite, tasks)
@@ -154,6 +152,13 @@ def tune(
         records.replace(bench.folder / SCALES, json.dumps({**described, **report}, indent=2))
     bench.processes.wait()
     return report["scales"]
+
+
+def _with_grids(chosen: Sequence[Method]) -> list[Method]:
+    """The methods that have a grid of scales, and those whose scale another takes over."""
+    own = {method.name: method for method in chosen}
+    scaled = (own.get(m.scale_of) or find(m.scale_of) if m.scale_of else m for m in chosen)
+    return list({method.name: method for method in scaled if method.grid}.values())
 
 
 def _chosen_before(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
