@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import NoiseMap, Plan
 from nmg.inversion import Trajectory, invert
 from nmg.menagerie import model as menagerie
-from nmg.sampling import bar_of, denoise, prepare
+from nmg.sampling import Descent, bar_of, denoise, prepare
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
 
@@ -152,7 +152,9 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
         guidance.check(Plan.of(trajectory, negative_prompt))
-        latents = self._sample(run, guidance, editor, callback_on_step_end)
+        # A callback may change every row, so that with one the source walks again.
+        descent = Descent(run, guidance, editor, negative) if callback_on_step_end is None else None
+        latents = self._sample(run, descent or denoise(run, guidance, editor), callback_on_step_end)
         out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
         if output_type == "pil":
             out = images.to_pil(out)
@@ -161,10 +163,9 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(out, None) if return_dict else (out, None)
 
-    def _sample(self, run: Any, guidance: Any, editor: Editor, callback: Any) -> torch.Tensor:
+    def _sample(self, run: Any, descent: Iterable, callback: Any) -> torch.Tensor:
         self._interrupt, latents = False, run.start
-        iterator = denoise(run, guidance, editor)
-        for step, latents in bar_of(run, iterator, self._shows_progress):
+        for step, latents in bar_of(run, descent, self._shows_progress):
             if callback is not None:
                 returned = callback(self, step.index, step.timestep, {"latents": latents}) or {}
                 latents.copy_(returned.get("latents", latents))

@@ -2,12 +2,19 @@
 
 A run's latents hold the source in row 0 and the targets in rows 1…. For classifier-free guidance
 the network sees them twice: first all rows under the null text, then all rows under their prompts.
+A copy of the source that nobody needs is left out of the call: its null copy, or both.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Copies = Literal["none", "text", "both"]
+"""The copies of the source row that one network call holds."""
+_ORDER: tuple[Copies, ...] = ("none", "text", "both")
 
 
 def doubled(rows: Tensor) -> Tensor:
@@ -16,9 +23,35 @@ def doubled(rows: Tensor) -> Tensor:
 
 
 def halves(doubled_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """[null rows; text rows] to its two halves."""
-    null, text = doubled_rows.chunk(2)
-    return null, text
+    """[null rows; text rows] to its two parts; an odd number of rows is one whose null part leaves the source out."""
+    middle = len(doubled_rows) // 2
+    return doubled_rows[:middle], doubled_rows[middle:]
+
+
+def most(*copies: Copies) -> Copies:
+    """The copies of the source that serve several needs."""
+    return max(copies, key=_ORDER.index)
+
+
+def with_copies(doubled_rows: Tensor, copies: Copies) -> Tensor:
+    """[null rows; text rows] with these copies of the source alone."""
+    if copies == "both":
+        return doubled_rows
+    null, text = halves(doubled_rows)
+    return torch.cat([null[1:], text[1:] if copies == "none" else text])
+
+
+def completed(seen: Tensor, copies: Copies) -> Tensor:
+    """What the network gave for the rows of `with_copies`, as [null rows; text rows].
+
+    The source's null copy takes the values of its text copy, or zeros where the network saw neither.
+    """
+    if copies == "both":
+        return seen
+    null, text = halves(seen)
+    if copies == "none":
+        text = torch.cat([text.new_zeros(1, *text.shape[1:]), text])
+    return torch.cat([text[:1], null, text])
 
 
 def source(rows: Tensor) -> Tensor:

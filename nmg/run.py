@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nmg import rows
 from nmg._types import Latents, TextEmbeddings
 from nmg.attention import Attend, attending
 from nmg.backbone import Backbone, frozen
@@ -53,8 +54,18 @@ class Run:
         sigma = spread(step.alpha, step.alpha_prev)
         return transfer(x, eps, step.alpha, step.alpha_prev, sigma) + residuals[step.index]
 
-    def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
-        return self.backbone.eps(x, step, text, attend)
+    def eps(
+        self,
+        x: Latents,
+        step: Step,
+        text: TextEmbeddings,
+        attend: Attend | None = None,
+        copies: rows.Copies = "both",
+    ) -> Latents:
+        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`)."""
+        x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)
+        eps = self.backbone.eps(x, step, text, attend) if len(x) else x
+        return rows.completed(eps, copies)
 
     def gradient(
         self,

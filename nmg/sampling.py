@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap, NullText, NullTexts, Plan
-from nmg.inversion import DDIM, Trajectory, bar, invert
+from nmg.guidance.path import Following, NetworkChanged, Walking, key_of
+from nmg.inversion import DDIM, SourcePath, Trajectory, bar, invert
 from nmg.run import Run
 
 Callback = Callable[[Step, Latents], object]
@@ -40,7 +42,8 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         # Predict the null and text halves under the editor's attention.
         text = torch.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
-        eps = run.eps(doubled, step, text, editor.attend(run, step))
+        copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
+        eps = run.eps(doubled, step, text, editor.attend(run, step), copies)
 
         # One DDIM step.
         x = run.down(rows.halves(doubled)[0], guidance.combine(run, step, eps), step)
@@ -55,6 +58,38 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         yield step, x
 
 
+@dataclass(eq=False)
+class Descent:
+    """A run along a trajectory whose source path is walked once: it follows the path that the trajectory holds if that is
+    of this guidance, null prompt and network, and else walks it. Iterate it as `denoise`; then ask.
+
+    Attributes:
+        path: the source path, after the last step; None for a guidance that can't be told from others.
+        followed: whether the path had been walked before.
+    """
+
+    run: Run
+    guidance: CFG
+    editor: Editor
+    negative: str
+    path: SourcePath | None = None
+    followed: bool = False
+
+    def __iter__(self) -> Iterator[tuple[Step, Latents]]:
+        wrapped: dict[str, Any] = {"text_scale": self.guidance.text_scale, "guidance": self.guidance}
+        key, kept = key_of(self.run.trajectory, self.guidance, self.negative), self.run.trajectory.path
+        if kept is not None and kept.key == key:
+            try:
+                yield from denoise(self.run, Following(**wrapped, kept=kept), self.editor)
+                self.path, self.followed = kept, True
+                return
+            except NetworkChanged:
+                pass  # It shows before the first step ends: nothing was yielded yet.
+        walking = Walking(**wrapped)
+        yield from denoise(self.run, walking, self.editor)
+        self.path = None if key is None else walking.path(key)
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """What an edit returns.
@@ -64,7 +99,9 @@ class Edit:
         reconstruction: the source row's picture; how far it strays from the source tells how far to trust the edits.
         pictures: one edited picture per target prompt.
         latents: of all rows at level 0, [rows, channels, height, width].
-        trajectory: the noise maps, ready for the next edit of the same picture.
+        trajectory: the noise maps and the source's path, ready for the next edit of the same picture: one with the same
+            guidance follows the path and computes the targets alone.
+        followed: whether the source's path had been walked before.
     """
 
     source: Image.Image | None
@@ -72,6 +109,7 @@ class Edit:
     pictures: list[Image.Image]
     latents: Latents
     trajectory: Trajectory
+    followed: bool = False
 
 
 def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), negative: str = "") -> Run:
@@ -128,7 +166,8 @@ def edit(
 
     Args:
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
-        image: whatever `images.load` reads, or a `Trajectory` to edit the same picture again.
+        image: whatever `images.load` reads, or a `Trajectory` to edit the same picture again; one that an edit returned
+            holds the source's path, which an edit with the same guidance follows.
         source: what the picture shows; not needed with a trajectory.
         targets: what the edited pictures should show, one prompt each; none for the reconstruction alone, or
             for what the editor does without a target prompt.
@@ -165,16 +204,18 @@ def edit(
         trajectory = invert(backbone, picture, source, steps=steps, size=picture.size, progress=progress, **options)
 
     guidance.check(Plan.of(trajectory, negative))
-    run = prepare(backbone, trajectory, targets, editor.negative(trajectory.prompt) if negative is None else negative)
-    latents = run.start
+    null = editor.negative(trajectory.prompt) if negative is None else negative
+    run = prepare(backbone, trajectory, targets, null)
+    descent, latents = Descent(run, guidance, editor, null), run.start
     try:
-        for step, latents in bar_of(run, denoise(run, guidance, editor), progress):
+        for step, latents in bar_of(run, descent, progress):
             if callback is not None:
                 callback(step, latents)
         pictures = images.to_pil(backbone.decode(latents))
     finally:
         backbone.release()
-    return Edit(picture, pictures[0], pictures[1:], latents, run.trajectory)
+    walked = dataclasses.replace(run.trajectory, path=descent.path)
+    return Edit(picture, pictures[0], pictures[1:], latents, walked, descent.followed)
 
 
 def _check_all(
@@ -206,7 +247,7 @@ def find_null_texts(
     return search.texts(run)
 
 
-def bar_of(run: Run, iterator: Iterator, shown: bool) -> Iterable:
+def bar_of(run: Run, iterator: Iterable, shown: bool) -> Iterable:
     """The steps of a run behind a progress bar."""
     return bar(iterator, "edit" if len(run.prompts) > 1 else "reconstruct", shown, len(run.steps))
 

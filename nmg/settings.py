@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,34 @@ def _pictured(value: Any) -> dict[str, str]:
     buffer = io.BytesIO()
     images.load(value).save(buffer, format="PNG", optimize=True)
     return {"png": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def fingerprint(*values: Any) -> str:
+    """A digest of values: equal for equal settings, and other for a file or picture of other content.
+
+    Raises:
+        ValueError: for a function, which does not say what it returns.
+    """
+    return hashlib.sha256(repr([_identified(value) for value in values]).encode()).hexdigest()
+
+
+def _identified(value: Any) -> Any:
+    """A value as something whose `repr` tells it from others."""
+    if isinstance(value, Tensor):
+        value = value.detach().float().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    if isinstance(value, Image.Image):
+        return value.mode, value.size, hashlib.sha256(value.tobytes()).hexdigest()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: _identified(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return type(value).__name__, held
+    if isinstance(value, dict):
+        return [(key, _identified(item)) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [_identified(item) for item in value]
+    if isinstance(value, str | os.PathLike) and os.path.isfile(value):
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    if callable(value):
+        raise ValueError(f"the function {getattr(value, '__name__', value)!r} can't be identified by what it returns")
+    return value

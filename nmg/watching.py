@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Heads, Latents, TextEmbeddings
+from nmg._types import Heads, Latents, Mask, TextEmbeddings
 from nmg.alignment import Tokens, find, tokenize
 from nmg.attention import Attend, Site, probabilities
 from nmg.backbone import Backbone
@@ -28,11 +28,19 @@ class Watching(Editor):
         editor: the editor that edits.
         seen: filled by a run: one tensor per step, [rows, height, width, tokens], mean over layers and heads.
         prompts: filled by a run: the tokens that each row reads.
+        regions: filled by a run: where each row could differ from the source after the last step, if the editor restricts
+            that (`LocalBlend`), [rows, 1, height, width].
     """
 
     editor: Editor
     seen: list[Float[Tensor, "rows height width tokens"]] = field(default_factory=list)
     prompts: list[Tokens] = field(default_factory=list)
+    regions: list[Mask] = field(default_factory=list)
+
+    @property
+    def region(self) -> Mask | None:
+        """The mask of the last run's last step, or None where the edit was not restricted."""
+        return self.regions[-1] if self.regions else None
 
     def looks(self, word: str, row: int = 0) -> Float[Tensor, "height width"]:
         """Where a word or phrase of a row's prompt looks, mean over the steps.
@@ -57,12 +65,13 @@ class Watching(Editor):
     def prepare(self, run: Run) -> Editor:
         backbone = run.backbone
         self.seen.clear()
+        self.regions.clear()
         inner = self.editor.prepare(run)
         # Along an edit direction every row reads the source prompt, moved.
         follows = inner.text(run, run.steps[0]) is run.text
         prompts = run.prompts if follows else run.prompts[:1] * len(run.prompts)
         self.prompts[:] = [tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts]
-        return _Running(inner, self.seen)
+        return _Running(inner, self.seen, self.regions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +80,7 @@ class _Running(Editor):
 
     editor: Editor
     seen: list[Tensor]
+    regions: list[Mask]
 
     def text(self, run: Run, step: Step) -> TextEmbeddings:
         return self.editor.text(run, step)
@@ -79,7 +89,15 @@ class _Running(Editor):
         return self.editor.steer(run, step, x, text)
 
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
-        return self.editor.blend(run, step, x)
+        x, region = self.editor.blend(run, step, x), self.editor.mask(run)
+        self.regions[:] = [] if region is None else [region.cpu()]
+        return x
+
+    def mask(self, run: Run) -> Mask | None:
+        return self.editor.mask(run)
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return rows.most("text", self.editor.copies(run, step))
 
     def attend(self, run: Run, step: Step) -> Attend:
         inner, size = self.editor.attend(run, step), run.backbone.quarter_size(run.latent_size)

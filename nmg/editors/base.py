@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nmg._types import Latents, TextEmbeddings
+from nmg import rows
+from nmg._types import Latents, Mask, TextEmbeddings
 from nmg.attention import Attend
 from nmg.backbone import Backbone
 from nmg.ddim import Step
@@ -16,6 +17,7 @@ from nmg.run import Run
 class Editor:
     """The identity: every target follows its own prompt from the source's noise.
 
+    An editor changes target rows only: the source's path is its guidance's, and the same for every editor.
     `prepare` returns the object whose hooks a run calls; an editor with a memory returns a fresh one.
     """
 
@@ -42,6 +44,11 @@ class Editor:
         """The attention of the step's network call; None leaves the network alone."""
         return None
 
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        """The copies of the source row that the targets look at in the step's network call: by default both, or none where
+        `attend` leaves the network alone."""
+        return "none" if self.attend(run, step) is None else "both"
+
     def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
         """Move the doubled rows [null; text] before the network sees them."""
         return x
@@ -49,3 +56,7 @@ class Editor:
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
         """Mix the rows after the step."""
         return x
+
+    def mask(self, run: Run) -> Mask | None:
+        """Where each row may now differ from the source, at the latent's size; None where it may everywhere."""
+        return None

@@ -258,10 +258,11 @@ class _Running(Editor):
             return x
         (null, content), (null_text, content_text) = rows.halves(x), rows.halves(text)
 
-        # The maps that the source has in this step.
+        # The maps that the source has in this step, once for both copies where they read the same.
         looks: list[Tensor] = []
-        source = rows.doubled(rows.source(x))
-        run.eps(source, step, torch.cat([rows.source(null_text), rows.source(content_text)]), _watching(looks))
+        texts = torch.cat([rows.source(null_text), rows.source(content_text)])
+        copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
+        run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)
 
         # One gradient step of every target.
         gradients = []

@@ -194,12 +194,14 @@ class _Running(Editor):
     factors: Tensor
     blending: _Blending | None
 
-    def attend(self, run: Run, step: Step) -> Attend:
+    def attend(self, run: Run, step: Step) -> Attend | None:
         active = self.active[step.index]
         first, last = _window(self.config.self_replace, len(run.steps))
         replaces_self = first <= step.index < last
         largest = self.config.self_positions or math.prod(run.latent_size) // 4
         replaces_words = bool(active.any())
+        if not (replaces_self or replaces_words or self.blending):
+            return None
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
             if not site.is_cross:
@@ -212,6 +214,10 @@ class _Running(Editor):
             return self.take_words(q, k, v, active, watches)
 
         return attend
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        # The null half is never edited.
+        return "none" if self.attend(run, step) is None else "text"
 
     @staticmethod
     def take_layout(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -244,6 +250,9 @@ class _Running(Editor):
             return x
         mask = self.blending.mask(run.latent_size).to(x.dtype)
         return rows.source(x) + mask * (x - rows.source(x))
+
+    def mask(self, run: Run) -> Mask | None:
+        return self.blending.mask(run.latent_size) if self.blending and self.blending.sums else None
 
 
 @dataclass

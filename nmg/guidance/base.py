@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
+import torch
+
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step
@@ -44,7 +46,9 @@ class CFG:
     e = e_∅ + w (e_c - e_∅); Ho & Salimans 2022, arXiv 2207.12598, equation 6.
 
     Every hook does nothing by default; a subclass overrides those that it needs. `prepare` returns
-    the object whose hooks a run calls, so that a guidance with a memory returns a fresh one.
+    the object whose hooks a run calls, so that a guidance with a memory returns a fresh one. What the hooks do to the
+    source row must not depend on the targets: the row is followed again without them (see `nmg.guidance.path`), and
+    `steer`, which may move no other row, is then not called.
 
     Args:
         text_scale: w. 1 follows the prompt alone, 7.5 is Stable Diffusion's habit.
@@ -87,6 +91,12 @@ class CFG:
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         """Change the rows after the step."""
         return x
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        """The copies of the source row whose noise the guidance needs; called after `steer`. By default both, unless they
+        read the same text; "none" from one whose `correct` sets the source row whatever the step gave."""
+        same = torch.equal(rows.source(self.null(run, step)), rows.source(run.text))
+        return "text" if same else "both"
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,11 @@ class Stack(CFG):
         for part in self.parts:
             x = part.correct(run, step, x, eps)
         return x
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        # The last part to correct has the last word on the source row.
+        last = [part for part in self.parts if _overrides(part, "correct")][-1:]
+        return last[0].copies(run, step) if last and _overrides(last[0], "copies") else super().copies(run, step)
 
 
 def check_finite(method: CFG, name: str, value: object) -> None:

@@ -27,3 +27,6 @@ class Direct(CFG):
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         return rows.with_source(run.trajectory.target(step), x)
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return "none"

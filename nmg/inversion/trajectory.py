@@ -14,6 +14,7 @@ from nmg._types import Latents
 from nmg.ddim import Step
 from nmg.inversion import methods
 from nmg.inversion.base import DDIM
+from nmg.inversion.path import SourcePath
 from nmg.settings import packed, unpacked
 from nmg.tensors import load, save
 
@@ -33,6 +34,7 @@ class Trajectory:
         convention: name of the levels (see `CONVENTIONS`).
         inversion: how the noise was predicted on the way up.
         residuals: what to add after each of the `steps`, where DDIM alone does not lead from map to map.
+        path: the source row's way down under one guidance, which an edit leaves here for the next one.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -43,6 +45,7 @@ class Trajectory:
     convention: str = "aligned"
     inversion: DDIM = DDIM()
     residuals: Float[Tensor, "steps channels height width"] | None = None
+    path: SourcePath | None = None
 
     @property
     def start(self) -> Latents:
@@ -66,7 +69,8 @@ class Trajectory:
 
     def to(self, device: torch.device | str) -> Trajectory:
         residuals = None if self.residuals is None else self.residuals.to(device)
-        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals)
+        path = None if self.path is None else self.path.to(device)
+        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals, path=path)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the maps and all that describes them to one safetensors file.
@@ -82,8 +86,10 @@ class Trajectory:
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
-        tensors = {"maps": self.maps, "residuals": self.residuals}
-        held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
+        if self.path is not None:
+            described["path"] = self.path.key
+            held |= {f"path.{name}": tensor for name, tensor in self.path.tensors().items()}
         save(path, FORMAT, held, described)
 
     @classmethod
@@ -98,4 +104,8 @@ class Trajectory:
         described["steps"] = tuple(Step(*fields) for fields in described["steps"])
         described["levels"] = tuple(described["levels"])
         described["inversion"] = unpacked(described["inversion"], methods)
-        return cls(held["maps"], residuals=held.get("residuals"), **described)
+        key, walked = described.pop("path", None), {}
+        for name in [name for name in held if name.startswith("path.")]:
+            walked[name.removeprefix("path.")] = held.pop(name)
+        source_path = None if key is None else SourcePath(key, **walked)
+        return cls(held["maps"], residuals=held.get("residuals"), path=source_path, **described)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from nmg.ddim import Step, steps
 from nmg.inversion.base import CONVENTIONS, DDIM, Ask
 from nmg.inversion.trajectory import Trajectory
 
+Callback = Callable[[Step, Latents], object]
+
 
 def invert(
     pipe: Any,
@@ -26,6 +28,7 @@ def invert(
     inversion: DDIM | None = None,
     convention: str = "aligned",
     offset: int | None = None,
+    callback: Callback | None = None,
     progress: bool = True,
 ) -> Trajectory:
     """Invert a picture by DDIM at guidance 1 and keep the latent of every level.
@@ -39,6 +42,7 @@ def invert(
         inversion: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
         convention: a name in `CONVENTIONS`.
         offset: overrides the scheduler's `steps_offset`.
+        callback: called after each step up with the step, whose index counts from 0, and the latent that it ended at.
         progress: whether to show a bar.
 
     Raises:
@@ -48,7 +52,7 @@ def invert(
     picture = backbone.prepare(image, size)
     latents = backbone.encode(images.to_tensor(picture))
     try:
-        return rise(backbone, latents, prompt, steps, convention, offset, progress, inversion)
+        return rise(backbone, latents, prompt, steps, convention, offset, progress, inversion, callback)
     finally:
         backbone.release()
 
@@ -63,6 +67,7 @@ def rise(
     offset: int | None = None,
     progress: bool = False,
     inversion: DDIM | None = None,
+    callback: Callback | None = None,
 ) -> Trajectory:
     """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
     if convention not in CONVENTIONS:
@@ -86,6 +91,8 @@ def rise(
             )
         maps.append(x)
         lacks += [] if lack is None else [lack]
+        if callback is not None:
+            callback(step, x)
     levels = (rises[0].a_from, *(up.a_to for up in rises))
     residuals = torch.cat(lacks[::-1]) if lacks else None
     return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)

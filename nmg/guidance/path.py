@@ -1,0 +1,141 @@
+"""The source path is walked once: a run that keeps its source row's way down, and one that follows a kept way.
+
+The source row depends on the picture, the source prompt and the guidance, not on target, editor or blend. Followed, it
+needs no guidance of its own: no pass through the network with gradient, no search, no null copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+
+from nmg import rows
+from nmg._types import Doubled, Latents, TextEmbeddings
+from nmg.ddim import Step
+from nmg.guidance.base import CFG
+from nmg.inversion import SourcePath, Trajectory
+from nmg.run import Run
+from nmg.settings import fingerprint
+
+CLOSE, CLOSE_IN_HALF = 5e-3, 3e-2
+"""Relative distance up to which two predictions count as one network's: rounding, on tensor cores too."""
+
+
+class NetworkChanged(RuntimeError):
+    """The network predicts other noise than it did when the path was walked."""
+
+
+def key_of(trajectory: Trajectory, guidance: CFG, negative: str) -> str | None:
+    """What the source path depends on, as one string; None for a guidance that holds a function."""
+    try:
+        return fingerprint(dataclasses.replace(trajectory, path=None), guidance, negative)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wrapped(CFG):
+    """Another guidance, whose hooks are called."""
+
+    guidance: CFG
+
+    def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        return self.guidance.steer(run, step, x)
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        return self.guidance.null(run, step)
+
+    def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
+        return self.guidance.combine(run, step, eps)
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        return self.guidance.correct(run, step, x, eps)
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return self.guidance.copies(run, step)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Walking(Wrapped):
+    """A guidance whose source row is kept, step by step."""
+
+    seen: list[Latents] = field(default_factory=list)
+    ended: list[Latents] = field(default_factory=list)
+    nulls: list[TextEmbeddings] = field(default_factory=list)
+    noise: list[Latents] = field(default_factory=list)
+
+    def prepare(self, run: Run) -> CFG:
+        return dataclasses.replace(self, guidance=self.guidance.prepare(run))
+
+    def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        x = super().steer(run, step, x)
+        self.seen.append(rows.source(x))
+        return x
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        null = super().null(run, step)
+        if null is not run.null:
+            self.nulls[step.index :] = [rows.source(null)]
+        return null
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        x = super().correct(run, step, x, eps)
+        self.ended.append(rows.source(x))
+        if not self.noise:
+            self.noise.append(rows.source(rows.halves(eps)[1]))
+        return x
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return rows.most(super().copies(run, step), "text" if step.index == 0 else "none")
+
+    def path(self, key: str) -> SourcePath:
+        """The way that a finished run went."""
+        same = all(torch.equal(null, self.nulls[0]) for null in self.nulls)
+        null = torch.cat(self.nulls[:1] if same else self.nulls) if self.nulls else None
+        return SourcePath(key, torch.cat(self.seen), torch.cat(self.ended), self.noise[0], null)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Following(Wrapped):
+    """A guidance whose source row takes the path that it took before; the targets are guided as ever.
+
+    Raises:
+        NetworkChanged: at the first step, if the network predicts other noise for the source than it did.
+    """
+
+    kept: SourcePath
+
+    def prepare(self, run: Run) -> CFG:
+        return dataclasses.replace(self, guidance=self.guidance.prepare(run))
+
+    def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        return rows.with_source(self.kept.seen[step.index, None], x)
+
+    def null(self, run: Run, step: Step) -> TextEmbeddings:
+        if self.kept.null is None:
+            return run.null
+        null = self.kept.null[min(step.index, len(self.kept.null) - 1), None]
+        return null.to(run.null.dtype).expand_as(run.null)
+
+    def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
+        if step.index == 0:
+            self.compare(run, rows.source(rows.halves(eps)[1]))
+        return super().combine(run, step, eps)
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        return rows.with_source(self.kept.ended[step.index, None], super().correct(run, step, x, eps))
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return "text" if step.index == 0 else "none"
+
+    def compare(self, run: Run, noise: Latents) -> None:
+        """Raise NetworkChanged if `noise` is not what the network predicted on the walk."""
+        limit = CLOSE_IN_HALF if torch.finfo(run.backbone.unet.dtype).bits < 32 else CLOSE
+        error = (noise - self.kept.noise).norm() / self.kept.noise.norm().clamp_min(1e-12)
+        if not error <= limit:
+            raise NetworkChanged(
+                f"the network's noise for the source differs by {error:.2g} from what it was when the path was walked "
+                f"(up to {limit:g} is rounding), by a LoRA perhaps; walk again from dataclasses.replace(trajectory, path=None)"
+            )
