@@ -246,6 +246,13 @@ def _noise_map(p: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"of the strength outside the mask (default: {NoiseMap.outside:g})",
     )
+    g.add_argument(
+        "--no-jacobian",
+        dest="jacobian",
+        action="store_false",
+        default=None,
+        help="leave the network out of the gradient: no backward pass",
+    )
 
 
 def _null_text(p: argparse.ArgumentParser) -> None:

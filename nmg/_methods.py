@@ -115,7 +115,9 @@ INVERSIONS = {
     "fixed-point": Method(FixedPoint, ("iterations", "average")),
     "edit-friendly": Method(EditFriendly, ("residual_scale",), _edit_friendly),
 }
-NOISE_MAP = ("noise_map_scale", "gradient_scale", "text_scale", "energy", "level", "during", "guard", "outside")
+NOISE_MAP = (
+    *("noise_map_scale", "gradient_scale", "text_scale", "energy", "level", "during", "guard", "outside", "jacobian"),
+)
 NULL_TEXT = ("optimisation_steps", "null_texts")
 GUIDANCES = {
     "noise-map": Method(NoiseMap, NOISE_MAP, _noise_map),

@@ -6,6 +6,7 @@ network's own processors back when the block ends, whatever ends it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,16 +86,23 @@ def sites(unet: Any) -> dict[str, Site]:
             "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()"
         )
 
+    return dict(_ordered(tuple(processors)))
+
+
+@functools.cache
+def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
+    """The layers of these processors in the order they run."""
+
     def order(name: str) -> tuple:
         place = ("down", "mid", "up").index(name.split("_", 1)[0])
         return place, [int(n) for n in re.findall(r"\d+", name)], name
 
-    found, counts = {}, {False: 0, True: 0}
-    for name in sorted(processors, key=order):
+    found, counts = [], {False: 0, True: 0}
+    for name in sorted(names, key=order):
         is_cross = ".attn2." in name
-        found[name] = Site(name.removesuffix(".processor"), name.split("_", 1)[0], is_cross, counts[is_cross])
+        found.append((name, Site(name.removesuffix(".processor"), name.split("_", 1)[0], is_cross, counts[is_cross])))
         counts[is_cross] += 1
-    return found
+    return tuple(found)
 
 
 @contextmanager

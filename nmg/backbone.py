@@ -125,13 +125,20 @@ class Backbone:
         dtype = self.vae.dtype
         scaled = latents / self.vae.config.scaling_factor + self._shift
         # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
-        rows = [self.vae.decode(row.to(self.device, dtype), return_dict=False)[0].float() for row in scaled.split(1)]
-        pixels = torch.cat(rows)
+        pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
+        if not pixels.isfinite().all() and dtype != torch.float32:
+            # Some decoders overflow in half precision.
+            try:
+                self.vae.to(torch.float32)
+                pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
+            finally:
+                self.vae.to(dtype)
         if not pixels.isfinite().all():
-            raise FloatingPointError(
-                f"the VAE decoded values that are not finite in {dtype}; try pipe.vae.to(torch.float32)"
-            )
+            raise FloatingPointError("the VAE decoded values that are not finite, in float32 too; lower the scales")
         return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _decoded(self, row: Latents) -> Image:
+        return self.vae.decode(row.to(self.device, self.vae.dtype), return_dict=False)[0].float()
 
     @property
     def _shift(self) -> float:
@@ -219,12 +226,13 @@ def to_noise(out: Tensor, x: Tensor, alpha: float, prediction_type: str) -> Tens
 @contextmanager
 def frozen(network: torch.nn.Module) -> Iterator[None]:
     """No gradient for the parameters inside the block; those that had one have it again after it."""
-    trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    network.requires_grad_(False)
+    trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    for parameter in trainable.values():
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
         # By name: sequential offload replaces the parameters themselves during a call.
-        parameters = dict(network.named_parameters())
+        parameters = dict(network.named_parameters()) if trainable else {}
         for name in trainable:
             parameters[name].requires_grad_(True)

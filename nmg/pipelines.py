@@ -68,6 +68,8 @@ def load(
     if model == menagerie.NAME:
         pipe.register_to_config(_name_or_path=menagerie.NAME)
     pipe.set_progress_bar_config(leave=False)
+    # Editing needs no gradient for parameters; frozen here, they need not be frozen anew for every pass.
+    pipe.unet.requires_grad_(False)
     return pipe.to(device)
 
 

@@ -74,14 +74,19 @@ class Run:
         text: TextEmbeddings,
         energy: Callable[[Latents, Latents], Tensor],
         attend: Attend | None = None,
+        jacobian: bool = True,
     ) -> tuple[Latents, Latents]:
-        """∂ energy(x, e) / ∂x through the network, e being the noise that it predicts for x; and e itself.
+        """∂ energy(x, e) / ∂x, e being the noise that the network predicts for x; and e itself.
 
         The parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
+
+        Args:
+            jacobian: whether e depends on x: the gradient then goes through the network, else e counts as a constant.
         """
         with self._differentiable(attend):
             z = x.detach().clone().requires_grad_()
-            eps = self.eps(z, step, text.clone())
+            with torch.set_grad_enabled(jacobian):
+                eps = self.eps(z, step, text.clone())
             (gradient,) = torch.autograd.grad(energy(z, eps), z)
         return gradient, eps.detach()
 

@@ -63,6 +63,11 @@ def one_later(text_scale: float, scale: float | None) -> NoiseMap:
     return dataclasses.replace(noise_map(text_scale, scale), level="start")
 
 
+def jacobian_free(text_scale: float, scale: float | None) -> NoiseMap:
+    """Noise map guidance whose gradient leaves the network out."""
+    return dataclasses.replace(noise_map(text_scale, scale), jacobian=False)
+
+
 def stacked(first: Guided, second: Guided) -> Guided:
     """Both guidances at once."""
     return lambda text_scale, scale: first(text_scale, scale) + second(text_scale, scale)
@@ -101,6 +106,7 @@ METHODS = {
         # The conventions of the authors' code, which lead to noise maps of other levels, with scales of their own.
         Method("NMG, authors' levels", noise_map, grid=GRID, convention="diffusers-0.18", offset=0),
         Method("NMG, one map later", one_later, grid=GRID),
+        Method("NMG, no Jacobian", jacobian_free, grid=GRID),
     )
 }
 """Every method by its name, in the order of the tables."""

@@ -62,6 +62,9 @@ class NoiseMap(CFG):
             strength holds.
         outside: share of the strength that holds outside of the mask. At 0 the row still takes its first step there along
             e_∅, as everywhere.
+        jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t: no
+            backward pass, its time and its memory, and a gradient that only knows the step itself: for L1,
+            √(ᾱ_{t-1} / ᾱ_t) times a sign.
 
     Raises:
         ValueError: for an unknown energy or level, a scale that is not finite, shares that are none; before a
@@ -77,6 +80,7 @@ class NoiseMap(CFG):
     during: tuple[float, float] = (0.0, 1.0)
     mask: Any = None
     outside: float = 0.0
+    jacobian: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,13 +152,13 @@ class NoiseMap(CFG):
         return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
 
     def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
-        """∂L/∂z_t through the network, and the null noise e_∅; no hook is active in this call."""
+        """∂L/∂z_t, and the null noise e_∅; no hook is active in this call."""
         target = LEVELS[self.level](run.trajectory, step).clone()
 
         def energy(z: Latents, eps: Latents) -> Tensor:
             return ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
 
-        gradient, eps = run.gradient(source, step, null, energy)
+        gradient, eps = run.gradient(source, step, null, energy, jacobian=self.jacobian)
         return gradient / REFERENCE_ELEMENTS, eps
 
 
