@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg._types import TokenMap
+from nmg.threads import alone_with
 
 Span = tuple[int, int]
 
@@ -48,7 +49,8 @@ class Tokens:
 def tokenize(prompt: str, tokenizer: Any) -> Tokens:
     """Tokens of a prompt with their characters, by any CLIP tokenizer of transformers."""
     if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(prompt, return_offsets_mapping=True)
+        with alone_with(tokenizer):
+            encoded = tokenizer(prompt, return_offsets_mapping=True)
         spans = _tightened(prompt, encoded["offset_mapping"])
     else:
         encoded = tokenizer(prompt)

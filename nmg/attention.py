@@ -16,6 +16,7 @@ from typing import Any
 from torch.nn import functional as F
 
 from nmg._types import Heads, Probabilities
+from nmg.threads import alone_with
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def sites(unet: Any) -> dict[str, Site]:
     Raises:
         TypeError: if the network is not a UNet with attention, or carries processors that a hook would bypass.
     """
-    processors = getattr(unet, "attn_processors", None)
+    with alone_with(unet):
+        processors = getattr(unet, "attn_processors", None)
     if not processors:
         raise TypeError(
             f"{type(unet).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
@@ -109,15 +111,23 @@ def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
 def attending(unet: Any, attend: Attend | None) -> Iterator[None]:
     """Let `attend` compute the attention of every layer inside the block; None changes nothing.
 
-    The processors that were there before are restored when the block ends, by an exception too.
+    The processors that were there before are restored when the block ends, by an exception too. Other threads that enter
+    such a block of the same network wait, so that none meets the hooks of another.
 
     Raises:
         TypeError: see `sites`.
         RuntimeError: if the network ran and no layer called the hook.
     """
-    if attend is None:
-        yield
-        return
+    with alone_with(unet):
+        if attend is None:
+            yield
+        else:
+            with _hooked(unet, attend):
+                yield
+
+
+@contextmanager
+def _hooked(unet: Any, attend: Attend) -> Iterator[None]:
     calls: list[str] = []
     saved = dict(unet.attn_processors)
     hooks = {name: _Hook(site, attend, calls) for name, site in sites(unet).items()}

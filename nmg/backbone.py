@@ -21,6 +21,7 @@ from nmg import images
 from nmg._types import Image, Latents, TextEmbeddings
 from nmg.attention import Attend, attending, sites, spatial_size
 from nmg.ddim import Step
+from nmg.threads import alone_with
 
 
 class Backbone:
@@ -154,14 +155,16 @@ class Backbone:
             TypeError, ValueError: for a prompt that is no string or longer than the encoder reads.
         """
         self.check(prompts)
-        return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
+        with alone_with(self.tokenizer):
+            return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise for a prompt that `text` can't encode."""
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")
-            used = len(self.tokenizer(self.readable(prompt)).input_ids)
+            with alone_with(self.tokenizer):
+                used = len(self.tokenizer(self.readable(prompt)).input_ids)
             if used > self.max_tokens:
                 raise ValueError(
                     f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "

@@ -105,5 +105,5 @@ class Run:
         # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
         # again in it.
         unet = self.backbone.unet
-        with torch.inference_mode(False), torch.enable_grad(), frozen(unet), attending(unet, attend):
+        with torch.inference_mode(False), torch.enable_grad(), attending(unet, attend), frozen(unet):
             yield

@@ -1,11 +1,12 @@
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from nmg import CFG, Editor, denoise, prepare
+from nmg import CFG, Editor, MasaCtrl, PromptToPrompt, denoise, prepare
 from nmg.attention import attending, attention, probabilities, sites, spatial_size
 
 
@@ -244,3 +245,16 @@ def test_spatial_size_halves_odd_sizes_upwards(positions, expected):
 def test_a_number_of_positions_that_no_halving_gives_is_refused():
     with pytest.raises(ValueError, match="no halving of a 9×15 latent has 41 positions"):
         spatial_size(41, (9, 15))
+
+
+def test_threads_that_share_a_network_do_not_meet_each_others_hooks(backbone, trajectory):
+    def edited(editor):
+        run = prepare(backbone, trajectory, ["a blue cat sitting in the forest, front view"])
+        return [x for _ in range(4) for _, x in denoise(run, CFG(2.0), editor)]
+
+    editors = [Editor(), PromptToPrompt(self_replace=1.0), MasaCtrl(0, 0)]
+    expected = [edited(editor) for editor in editors]
+    with ThreadPoolExecutor(len(editors)) as pool:
+        found = list(pool.map(edited, editors))
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
