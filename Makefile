@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-oldest lint notebooks train clean
+.PHONY: demo test test-oldest test-browser lint notebooks train clean
 
 demo: $(VENV)/.core
 	$(BIN)/python -m nmg demo --out outputs
@@ -16,6 +16,11 @@ test: $(VENV)/.test
 # The oldest supported versions, in an environment of their own, without the slow tests and the notebooks.
 test-oldest: $(VENV)-oldest/.test
 	$(VENV)-oldest/bin/python -m pytest -m 'not slow and not notebook' --ignore tests/test_reference.py
+
+# The notebooks' panels in chromium, which must be on the machine (Debian: apt-get install chromium).
+test-browser: $(VENV)/.test
+	$(PIP) install -q -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -rs tests/test_browser.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

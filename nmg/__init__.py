@@ -4,6 +4,7 @@ Invert a photograph, guide its reconstruction along the noise maps, and let Prom
 or pix2pix-zero carry the edit, on Stable Diffusion or on the bundled model.
 """
 
+import importlib
 from typing import Any
 
 from nmg.backbone import Backbone
@@ -18,7 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     # load and edit
-    "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
+    "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline", "widgets",
     # inversion: how the noise is predicted on the way up
     "DDIM", "Regularised", "FixedPoint", "EditFriendly",
     # guidance: how the source is kept on its path
@@ -31,7 +32,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """diffusers' pipelines take seconds to import: only who asks for them waits."""
+    """diffusers' pipelines take seconds to import, and the panel needs ipywidgets: only who asks for them waits."""
+    if name == "widgets":
+        return importlib.import_module("nmg.widgets")
     if name in ("load", "suited", "NoiseMapGuidancePipeline"):
         from nmg import pipelines
 

@@ -91,6 +91,11 @@ def _edit_command(commands: Any) -> None:
     )
     edit.add_argument("--trajectory", metavar="FILE", help="edit a trajectory of `nmg invert` instead of IMAGE's")
     edit.add_argument(
+        "--keep-path",
+        action="store_true",
+        help="leave the source's path in the file of --trajectory: later edits with the same guidance follow it, faster",
+    )
+    edit.add_argument(
         "--out",
         type=Path,
         default=Path("edit.png"),

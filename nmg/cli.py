@@ -56,6 +56,8 @@ def run_edit(arguments: argparse.Namespace) -> None:
         convention=arguments.convention,
         offset=arguments.offset,
     )
+    if arguments.keep_path:
+        result.trajectory.save(arguments.trajectory)
     recipe = _recipe(arguments, pipe, result, targets, guidance, editor)
     rows = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
     for row, edited in rows:
@@ -183,6 +185,8 @@ def _inputs(arguments: argparse.Namespace) -> tuple[Any, str | None, list[str]]:
     scene, trajectory = _scene(arguments.image), getattr(arguments, "trajectory", None)
     source, targets = arguments.source, list(getattr(arguments, "target", []))
     changes = parse_changes(dict(getattr(arguments, "change", [])))
+    if getattr(arguments, "keep_path", False) and not trajectory:
+        raise ValueError("--keep-path needs --trajectory: the source's path is kept in its file")
     if trajectory and arguments.image:
         raise ValueError(
             "IMAGE and --trajectory are both given; a trajectory brings its own picture, so leave IMAGE out"

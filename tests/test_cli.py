@@ -81,6 +81,11 @@ def test_a_saved_trajectory_edits_as_its_picture_does(here, picture):
     assert main(["edit", "--trajectory", "cat.safetensors", *target, "--out", "from-trajectory.png"]) == 0
     assert main(["edit", picture, *source, *target, "--steps", "3", "--out", "from-picture.png"]) == 0
     np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("from-picture.png"))
+    # The source's path is left in the file, and followed from there.
+    for out in ("walked.png", "followed.png"):
+        assert main(["edit", "--trajectory", "cat.safetensors", "--keep-path", *target, "--out", out]) == 0
+        assert nmg.Trajectory.load("cat.safetensors").path is not None
+        assert np.abs(pixels(out).astype(int) - pixels("from-picture.png")).max() <= 1
 
 
 CAT = "scene:10000,kind=cat,colour=red"
@@ -246,6 +251,7 @@ def test_replay_shows_the_settings(here, capsys):
         (["edit", "scene.png", "--source", "a", "--target", "b", "--out", "edit.jpg"], "give the path of a .png file"),
         (["edit", "scene.png", "--source", "a", "--target", "b", "--out", "."], "can't be written"),
         (["edit", "--trajectory", "none.safetensors", "--target", "b"], "there is no trajectory"),
+        (["edit", "scene:7", "--keep-path", "--target", "b"], "--keep-path needs --trajectory"),
         (["replay", "scene.png"], "holds no settings"),
         (
             ["edit", "scene:7", "--target", "b", "--amount", "0.1"],
