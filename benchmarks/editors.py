@@ -1,119 +1,108 @@
-"""Seconds and memory of an editor at Stable Diffusion 1.4's size: `python benchmarks/editors.py masactrl`.
+"""Time and memory of an editor at Stable Diffusion 1.4's size: `python benchmarks/editors.py masactrl --baseline`.
 
-The network has the real shape and random weights: time and memory don't depend on their values. A figure is of this
-process alone, so run one editor per process. On a CPU the network is in float32, on a GPU in float16.
+The network has the real shape and random weights: time and memory don't depend on their values. Each measurement is a
+fresh process, which measures itself:
+
+    first        an edit of a picture that was inverted and not yet edited
+    again        another edit of it with the same guidance, which follows the source's path
+    two-targets  a first edit towards two targets: what it takes longer is a further target's
+    baseline     the edit as the published code computes it (see baseline.py), with --baseline
+
+On a CPU the pictures are not decoded, which no editor changes, and seconds are the median step's after the first. On a GPU
+they are, the seconds are the whole edit's, and all is in float16. Ratios hold within one run; give --json, and
+`benchmarks/table.py` makes one table of several editors.
+
+In float32 the tensors of pix2pix-zero's baseline take 18 GiB, those of the others' 9 to 11 (computed from their sizes).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import subprocess
 import sys
-import time
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from table import by_measurement, printed
 
-import nmg
-from nmg.menagerie.model import FOLDER
-from nmg.menagerie.networks import build_scheduler
-
-SOURCE, TARGET = "a gray cat sitting in the room", "a gray dog sitting in the room"
-EDITORS = {
-    "prompt-to-prompt": nmg.PromptToPrompt(local_blend=nmg.LocalBlend(("cat", "dog"), start=0.0)),
-    "masactrl": nmg.MasaCtrl(start_step=0, words=("cat", "dog")),
-    "pix2pix-zero": nmg.Pix2PixZero(),
-    "none": nmg.Editor(),
+MEASURE = Path(__file__).with_name("measure.py")
+EDITORS = ("prompt-to-prompt", "masactrl", "pix2pix-zero", "none")
+CHANGES = {
+    "jacobian-free": "the first edit with Jacobian-free noise-map guidance",
+    "checkpointing": "the first edit with gradient checkpointing",
+    "compile": "the first edit with a compiled network",
+    "channels-last": "the first edit with the network in channels-last order",
 }
 
 
-def pipeline(device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.4's networks with random weights, and its schedule.
+def has_gpu() -> bool:
+    """Asked of another process, so that this one holds no memory on the GPU."""
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "True"
 
-    The tokenizer is the bundled model's, whose tokens are as good as any.
+
+def measured(editor: str, measurement: str, options: list[str]) -> dict[str, Any]:
+    """The row of one fresh process.
+
+    Raises:
+        RuntimeError: if it fails, with the end of what it said.
     """
-    torch.manual_seed(0)
-    four = ("CrossAttn", "CrossAttn", "CrossAttn", "")
-    with torch.device(device):
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            down_block_types=tuple(f"{kind}DownBlock2D" for kind in four),
-            up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(four)),
-            cross_attention_dim=768,
-            attention_head_dim=8,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(FOLDER / "tokenizer", model_max_length=77)
-        text = CLIPTextModel(
-            CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_attention_heads=12)
-        )
-    networks = {"unet": unet, "vae": vae, "text_encoder": text}
-    for network in networks.values():
-        if network.dtype != dtype:
-            network.to(dtype)
-    return StableDiffusionPipeline(
-        **networks,
-        tokenizer=tokenizer,
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    command = [sys.executable, str(MEASURE), editor, measurement, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        killed = ", killed: out of memory perhaps" if done.returncode == -9 else ""
+        said = "\n".join(done.stderr.splitlines()[-5:])
+        raise RuntimeError(f"{editor}, {measurement}: exit {done.returncode}{killed}\n{said}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak(device: str) -> int:
-    """The most memory that this process has held, in bytes: on the GPU there, else in all."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("editor", choices=EDITORS)
+    p.add_argument("--baseline", action="store_true", help="measure the published code's way beside ours")
+    for change, what in CHANGES.items():
+        p.add_argument(f"--{change}", action="append_const", dest="changes", const=change, help=f"measure {what}, too")
+    p.add_argument("--steps", type=int, help="3 on a CPU and 50 on a GPU if not given")
+    p.add_argument("--rounds", type=int, default=1, help="how often each measurement is made, in turn")
+    p.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
+    p.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
+    p.add_argument("--threads", type=int, help="of torch on a CPU")
+    p.add_argument("--small", action="store_true", help="a small network, to try the benchmark out")
+    p.add_argument("--json", type=Path, metavar="FILE", help="append the rows to a file, one JSON object a line")
+    return p.parse_args(words)
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("editor", choices=EDITORS)
-    p.add_argument("--steps", type=int, default=2)
-    p.add_argument("--threads", type=int, help="of torch on a CPU")
-    arguments = p.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = nmg.Backbone(pipeline(device, torch.float16 if device == "cuda" else torch.float32))
-    loaded = peak(device)
+    given = arguments_of()
+    device = given.device or ("cuda" if has_gpu() else "cpu")
+    gpu = device == "cuda"
+    options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
+    options += ["--steps", str(given.steps or (50 if gpu else 3))]
+    options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
+    options += ["--decode"] if gpu else []
+    measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
 
-    # The noise maps are noise: nothing here depends on what they show.
-    down = nmg.steps(backbone.scheduler, arguments.steps)
-    maps = torch.randn(arguments.steps + 1, 4, 64, 64, device=device)
-    levels = (down[-1].alpha_prev, *(step.alpha for step in reversed(down)))
-    trajectory = nmg.Trajectory(maps, levels, down, SOURCE, backbone.name)
-    editor = EDITORS[arguments.editor]
-    run = nmg.prepare(backbone, trajectory, [TARGET], editor.negative(SOURCE))
-    start = time.time()
-    *_, (_, latents) = nmg.denoise(run, nmg.NoiseMap(noise_map_scale=0.01, text_scale=2.0), editor)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    seconds = (time.time() - start) / arguments.steps
-    backbone.decode(latents)
-
-    row = {
-        "editor": arguments.editor,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-        "dtype": str(backbone.unet.dtype).removeprefix("torch."),
-        "seconds_per_step": round(seconds, 3),
-        "peak_gib": round(peak(device) / 2**30, 2),
-        "peak_gib_before_sampling": round(loaded / 2**30, 2),
-        "settings": repr(editor),
-    }
-    print(json.dumps(row))
+    rows, started = [], datetime.now(UTC).isoformat(timespec="seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "walked.safetensors")
+        for measurement in measurements * given.rounds:
+            paths = {"first": ["--keep", path], "again": ["--path", path]}.get(measurement, [])
+            try:
+                row = measured(given.editor, measurement, [*options, *paths]) | {"run": started}
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                continue
+            print(f"{measurement}: {row['seconds_per_step']:.3g} s a step, {row['peak_gib']:.3g} GiB", file=sys.stderr)
+            rows.append(row)
+            if given.json:
+                with given.json.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    if not rows:
+        sys.exit("nothing could be measured")
+    print(printed(by_measurement(rows)))
 
 
 if __name__ == "__main__":
