@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     # load and edit
-    "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline", "widgets",
+    "load", "suited", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
     # inversion: how the noise is predicted on the way up
     "DDIM", "Regularised", "FixedPoint", "EditFriendly",
     # guidance: how the source is kept on its path

@@ -14,13 +14,15 @@ import torch
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.ddim import Step
-from nmg.guidance.base import CFG
+from nmg.guidance.base import CFG, Stack
 from nmg.inversion import SourcePath, Trajectory
 from nmg.run import Run
 from nmg.settings import fingerprint
 
-CLOSE, CLOSE_IN_HALF = 5e-3, 3e-2
-"""Relative distance up to which two predictions count as one network's: rounding, on tensor cores too."""
+CLOSE = 3.0
+"""Relative distance, in rounding errors of one number, up to which two predictions count as one network's."""
+TENSOR_CORES = 2.0**-10
+"""Rounding error of tensor cores in single precision."""
 
 
 class NetworkChanged(RuntimeError):
@@ -28,11 +30,19 @@ class NetworkChanged(RuntimeError):
 
 
 def key_of(trajectory: Trajectory, guidance: CFG, negative: str) -> str | None:
-    """What the source path depends on, as one string; None for a guidance that holds a function."""
+    """What the source path depends on, as one string; None for a guidance that holds a function, or is of a class that is
+    not this package's: what it does is nowhere written down."""
+    if not _own(guidance):
+        return None
     try:
         return fingerprint(dataclasses.replace(trajectory, path=None), guidance, negative)
     except ValueError:
         return None
+
+
+def _own(guidance: CFG) -> bool:
+    parts = guidance.parts if isinstance(guidance, Stack) else ()
+    return type(guidance).__module__.split(".")[0] == __name__.split(".")[0] and all(map(_own, parts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +71,7 @@ class Wrapped(CFG):
 class Walking(Wrapped):
     """A guidance whose source row is kept, step by step."""
 
+    began: list[Latents] = field(default_factory=list)
     seen: list[Latents] = field(default_factory=list)
     ended: list[Latents] = field(default_factory=list)
     nulls: list[TextEmbeddings] = field(default_factory=list)
@@ -70,8 +81,10 @@ class Walking(Wrapped):
         return dataclasses.replace(self, guidance=self.guidance.prepare(run))
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
+        # Copies: what is yielded may be changed by whoever gets it.
+        self.began.append(rows.source(x).clone())
         x = super().steer(run, step, x)
-        self.seen.append(rows.source(x))
+        self.seen.append(rows.source(x).clone())
         return x
 
     def null(self, run: Run, step: Step) -> TextEmbeddings:
@@ -82,16 +95,18 @@ class Walking(Wrapped):
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         x = super().correct(run, step, x, eps)
-        self.ended.append(rows.source(x))
+        self.ended.append(rows.source(x).clone())
         if not self.noise:
-            self.noise.append(rows.source(rows.halves(eps)[1]))
+            self.noise.append(rows.source(rows.halves(eps)[1]).clone())
         return x
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
         return rows.most(super().copies(run, step), "text" if step.index == 0 else "none")
 
-    def path(self, key: str) -> SourcePath:
-        """The way that a finished run went."""
+    def path(self, key: str) -> SourcePath | None:
+        """The way that a finished run went; None if the source was moved between two steps, by a callback say."""
+        if not all(map(torch.equal, self.ended, self.began[1:])):
+            return None
         same = all(torch.equal(null, self.nulls[0]) for null in self.nulls)
         null = torch.cat(self.nulls[:1] if same else self.nulls) if self.nulls else None
         return SourcePath(key, torch.cat(self.seen), torch.cat(self.ended), self.noise[0], null)
@@ -132,10 +147,10 @@ class Following(Wrapped):
 
     def compare(self, run: Run, noise: Latents) -> None:
         """Raise NetworkChanged if `noise` is not what the network predicted on the walk."""
-        limit = CLOSE_IN_HALF if torch.finfo(run.backbone.unet.dtype).bits < 32 else CLOSE
+        limit = CLOSE * max(torch.finfo(run.backbone.unet.dtype).eps, TENSOR_CORES)
         error = (noise - self.kept.noise).norm() / self.kept.noise.norm().clamp_min(1e-12)
         if not error <= limit:
             raise NetworkChanged(
                 f"the network's noise for the source differs by {error:.2g} from what it was when the path was walked "
-                f"(up to {limit:g} is rounding), by a LoRA perhaps; walk again from dataclasses.replace(trajectory, path=None)"
+                f"(up to {limit:.2g} is rounding), by a LoRA perhaps; walk again from dataclasses.replace(trajectory, path=None)"
             )
