@@ -144,14 +144,14 @@ def test_both_numbers_of_the_scale_are_shown_and_large_ones_fit(panel):
 def test_cancel_in_the_middle_leaves_no_hook_and_the_next_request_works(panel, tiny):
     before, unet = shown(panel), tiny().unet
     processors = [type(processor) for processor in unet.attn_processors.values()]
-    begun, told = threading.Event(), panel.session._tell
+    begun, told = threading.Event(), panel.controller._tell
 
     def tell(event):
         told(event)
         if getattr(event, "preview", None) is not None:
             begun.set()
 
-    panel.session._tell = tell
+    panel.controller._tell = tell
     panel.set(steps=60)
     assert begun.wait(PATIENCE)
     assert not part(panel, "cancel").disabled and "(preview)" in panel._captions["edit"].value
@@ -305,7 +305,7 @@ def test_large_pictures_are_sent_as_jpeg(tiny, opened):
 def test_a_closed_panel_ends_its_thread(opened):
     panel = opened()
     panel.close()
-    assert not panel.session.busy
+    assert not panel.controller.busy
     with pytest.raises(RuntimeError, match="the panel is closed"):
         panel.set(steps=3)
 
