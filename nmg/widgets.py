@@ -57,6 +57,7 @@ CLASSES = {
 STYLE = """<style>
 .nmg-panel { --nmg-line: var(--jp-border-color2, #ddd); }
 .nmg-panel img { border-radius: 3px; }
+.nmg-small img:not(.nmg-words):not(.nmg-distances) { image-rendering: pixelated; }
 .nmg-panel .nmg-caption { line-height: 1.3; font-size: 12px; }
 .nmg-panel .nmg-heading { font-weight: 600; margin-top: 2px; border-bottom: 1px solid var(--nmg-line); }
 .nmg-panel .nmg-note { opacity: 0.8; }
@@ -249,11 +250,14 @@ class Panel(w.VBox):
     def __init__(self, engine: Engine, origin: Origin, settings: Settings, presets: Mapping[str, Preset]):
         super().__init__(layout=w.Layout(width="100%", max_width="1100px", padding="4px"))
         self.add_class("nmg-panel")
+        if looks.is_small(engine.picture):
+            self.add_class("nmg-small")
         self._origin, self._presets = origin, presets
         # Sliders may be turned in another thread than that of the cells.
         self._turning, self._set_here = threading.Lock(), threading.local()
         self._doing, self._drawn_at = "", 0.0
         self._curves: dict[str, tuple[float, ...]] = {}
+        self._tried: tuple[Tried, ...] = ()
         self.controller = Controller(engine, settings, self._told)
         self._controls = _controls(settings, engine.backbone)
         self._build()
@@ -334,7 +338,9 @@ class Panel(w.VBox):
             w.HTML(STYLE, layout=w.Layout(display="none")),
             self._build_row(),
             self._build_status(),
-            w.HBox([self._build_guidance(), self._build_editor()], layout=w.Layout(margin="6px 0")),
+            w.HBox(
+                [self._build_guidance(), self._build_editor()], layout=w.Layout(margin="6px 0", flex_flow="row wrap")
+            ),
             self._build_looks(),
             self._build_history(),
         )
@@ -351,9 +357,10 @@ class Panel(w.VBox):
 
     def _build_status(self) -> Any:
         self._status = _classed(w.HTML("", layout=w.Layout(flex="1 1 auto")), "status")
-        self._progress = _classed(w.IntProgress(value=0, max=1, layout=w.Layout(width="260px")), "progress")
-        self._cancel = _classed(w.Button(description="Cancel", disabled=True, layout=w.Layout(width="80px")), "cancel")
-        self._again = _classed(w.Button(description="Run", layout=w.Layout(width="80px")), "run")
+        self._progress = _classed(w.IntProgress(value=0, max=1, layout=w.Layout(flex="0 1 260px")), "progress")
+        fixed = {"width": "80px", "flex": "0 0 auto"}
+        self._cancel = _classed(w.Button(description="Cancel", disabled=True, layout=w.Layout(**fixed)), "cancel")
+        self._again = _classed(w.Button(description="Run", layout=w.Layout(**fixed)), "run")
         self._error = _classed(w.HTML("", layout=w.Layout(display="none")), "error")
         self._cancel.on_click(lambda button: self.cancel())
         self._again.on_click(lambda button: self.run())
@@ -384,7 +391,7 @@ class Panel(w.VBox):
     @staticmethod
     def _column(heading: str, rows: list) -> Any:
         title = _classed(w.HTML(html.escape(heading)), "heading")
-        return w.VBox([title, *rows], layout=w.Layout(flex="1 1 0", width="0", padding="0 12px 0 0"))
+        return w.VBox([title, *rows], layout=w.Layout(flex="1 1 400px", min_width="0", padding="0 12px 0 0"))
 
     def _watched(self, name: str) -> Any:
         control = self._controls[name]
@@ -458,7 +465,7 @@ class Panel(w.VBox):
             self.set(editor=preset.build(self.settings.source, self.settings.target))
 
     def _go_back(self, place: int) -> None:
-        self.controller.go_back(self.history[-TILES:][place])
+        self.controller.go_back(self._tried[place])
         self._show_settings()
 
     def _show_code(self) -> None:
@@ -485,11 +492,9 @@ class Panel(w.VBox):
                 self._show_made(event.tried)
             case Failed():
                 self._show_error(event.words)
-                self._show_idle("these settings give no picture")
-                self._show_edit(self.result)
+                self._show_unmade("these settings give no picture")
             case Ended():
-                self._show_idle("cancelled")
-                self._show_edit(self.result)
+                self._show_unmade("cancelled")
 
     def _show_doing(self, doing: Doing) -> None:
         step = f": step {doing.done} of {doing.count}" if doing.done else ""
@@ -511,6 +516,12 @@ class Panel(w.VBox):
         self._show_idle(f"done: {KNOWN}" if self._doing == KNOWN else took)
         self._show_history()
         self._show_looks(tried)
+
+    def _show_unmade(self, words: str) -> None:
+        """A run that made no picture: the last good one stays."""
+        self._show_idle(words)
+        self._progress.value = 0
+        self._show_edit(self.result)
 
     def _show_idle(self, words: str) -> None:
         self._status.value, self._cancel.disabled = html.escape(words), True
@@ -557,7 +568,7 @@ class Panel(w.VBox):
             return f"{html.escape(settings.guidance)} has no noise-map scale"
         if scale is None:
             return "one number for each step, until you turn it"
-        product = f"{scale * gradient:,.0f}".replace(",", "\u2009")
+        product = f"{scale * gradient:,.0f}".replace(",", "\u202f")
         return f"s<sub>N</sub> · s<sub>g</sub> = {scale:g} · {gradient:g} = {product}"
 
     @staticmethod
@@ -638,6 +649,8 @@ class Panel(w.VBox):
             button.description = texts.told_apart(entry.settings, earlier[-1].settings if earlier else None)
             button.tooltip = texts.described(entry.settings)
             (tile.add_class if entry is self.result else tile.remove_class)("nmg-current")
+        # What a tile shows is what a click on it goes back to.
+        self._tried = tried
         self._strip.children = tuple(self._tiles[: len(tried)])
 
     def _show_looks(self, tried: Tried) -> None:

@@ -1,0 +1,304 @@
+"""Drive the panel in a real browser: JupyterLab on 127.0.0.1, Chromium through playwright, nothing from outside.
+
+`python tests/browser.py --screenshots images` draws the panel of each notebook into images/panel-*.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import functools
+import importlib.util
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from notebooks import ROOT, inject
+from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PATIENCE = 180.0  # seconds that anything may take on a busy core
+
+
+def missing() -> str:
+    """What the machine lacks for a real browser; empty where it lacks nothing."""
+    lacking = [name for name in ("playwright", "jupyterlab", "ipywidgets") if not importlib.util.find_spec(name)]
+    lacking += [] if CHROMIUM else ["chromium"]
+    return f"needs {', '.join(lacking)} (pip install 'nmg[test,browser]', and a Chromium)" if lacking else ""
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+def shortened(path: Path, folder: Path, steps: int) -> Path:
+    """A copy of a notebook that has the parameters, the cell that loads the model, and the panel alone."""
+    notebook = nbformat.read(path, as_version=4)
+    wanted = "nmg.load(", "widgets.panel("
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if "parameters" in cell.metadata.get("tags", [])
+        or (cell.cell_type == "code" and any(text in cell.source for text in wanted))
+    ]
+    for cell in notebook.cells:
+        cell.outputs = []
+    inject(notebook, {"MODEL": "menagerie", "STEPS": steps})
+    copy = folder / path.name
+    nbformat.write(notebook, copy)
+    return copy
+
+
+# ---------------------------------------------------------------- server and browser
+
+
+@contextlib.contextmanager
+def lab(folder: Path) -> Iterator[Callable[[Path], str]]:
+    """JupyterLab over a folder, with settings of its own; gives a notebook's address.
+
+    Raises:
+        RuntimeError: if it does not start, with the end of its log.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        _quiet(Path(own) / "config")
+        token, port = secrets.token_hex(16), _free_port()
+        places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "run"}
+        places = {name: str(Path(own) / place) for name, place in {**places, "IPYTHONDIR": "ipython"}.items()}
+        settings = (
+            "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0",
+            f"--ServerApp.root_dir={folder}",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.extension_manager=readonly",
+        )
+        log = Path(own) / "log"
+        with log.open("w") as out:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *settings],
+                env={**os.environ, **places, "JUPYTER_TOKEN": token, "HF_HUB_OFFLINE": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _await_server(f"http://127.0.0.1:{port}/api", server, log)
+            yield lambda path: f"http://127.0.0.1:{port}/doc/tree/{path.relative_to(folder)}?token={token}"
+        finally:
+            # It ends its kernels first.
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _quiet(config: Path) -> None:
+    """Settings in which JupyterLab asks for no news."""
+    folder = config / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    folder.mkdir(parents=True)
+    settings = {"fetchNews": "false", "checkForUpdates": False}
+    (folder / "notification.jupyterlab-settings").write_text(json.dumps(settings))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _await_server(address: str, server: subprocess.Popen, log: Path) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            return direct.open(address, timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab does not answer at {address}:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def chromium(scale: float = 1, size: tuple[int, int] = (1280, 1600)) -> Iterator[Callable[[], Page]]:
+    """A browser without a window; gives a new page of that size, with so many device pixels to each of its own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        width, height = size
+        yield lambda: browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
+        browser.close()
+
+
+# ---------------------------------------------------------------- the panel on a page
+
+
+class Panel:
+    """The panel of a notebook that is open in a browser; its parts go by their CSS class without `nmg-`.
+
+    Attributes:
+        page: playwright's page.
+        complaints: errors that the browser reported, and addresses beyond this machine that the page asked for.
+
+    Raises:
+        AssertionError: for a cell that fails, with what it says.
+    """
+
+    def __init__(self, page: Page, address: str):
+        self.page = page
+        self.complaints: list[str] = []
+        page.set_default_timeout(1000 * PATIENCE)
+        page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
+        page.on("console", self._heard)
+        page.route(lambda url: not url.startswith((address.split("/doc/")[0], "blob:", "data:")), self._refused)
+        page.goto(address)
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        error = page.locator(".jp-OutputArea-output").filter(has_text="Traceback (most recent call last)")
+        self.part("panel").or_(error).first.wait_for()
+        assert not error.count(), error.first.inner_text()
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(f"console: {message.text} ({message.location['url']})")
+
+    def _refused(self, route: Any) -> None:
+        self.complaints.append(f"asked for {route.request.url}")
+        route.abort()
+
+    def part(self, name: str, inside: str = "") -> Locator:
+        """The element of a class, or what a selector finds inside it."""
+        return self.page.locator(f".nmg-{name} {inside}".strip())
+
+    def text(self, name: str) -> str:
+        return self.part(name).inner_text().strip()
+
+    def picture(self, name: str) -> Image.Image:
+        """What an image widget shows. Its address is a blob's and new each time, so that its bytes are asked for."""
+        script = """async image => {
+            const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+            return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
+        }"""
+        encoded = self.page.locator(f"img.nmg-{name}, .nmg-{name} img").first.evaluate(script)
+        return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+
+    def value(self, name: str) -> float:
+        """A slider's value, as its readout says it."""
+        return float(self.part(name, ".widget-readout").inner_text())
+
+    def press(self, name: str, key: str, times: int = 1) -> None:
+        """Move a slider by keyboard."""
+        handle = self.part(name, ".noUi-handle")
+        handle.focus()
+        for _ in range(times):
+            handle.press(key)
+
+    def drag(self, name: str, share: float) -> None:
+        """Move a slider by mouse, by a share of its length."""
+        self.part(name).scroll_into_view_if_needed()
+        handle = self.part(name, ".noUi-handle").bounding_box()
+        length = self.part(name, ".noUi-base").bounding_box()["width"]
+        x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + share * length, y, steps=8)
+        self.page.mouse.up()
+
+    def enter(self, name: str, value: float) -> None:
+        """Set a slider by its readout."""
+        readout = self.part(name, ".widget-readout")
+        readout.fill(f"{value:g}")
+        readout.press("Enter")
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a text field's text, and leave the field."""
+        field = self.part(name, ":is(input, textarea)")
+        field.fill(text)
+        field.press("Tab")
+
+    def tried(self) -> int:
+        """How many results the history holds."""
+        return self.part("history", ".nmg-tried").count()
+
+    def result(self, act: Callable[[], None] | None = None) -> Image.Image:
+        """The edit that comes of an action, or the first one, once the panel has nothing more to do."""
+        before = self.tried() if act else 0
+        if act:
+            act()
+        self.until(lambda: self.tried() > before and self.text("status").startswith("done"), "a result")
+        return self.picture("edit")
+
+    def until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait until something holds.
+
+        Raises:
+            AssertionError: if it never does, with what the panel says.
+        """
+        end = time.monotonic() + PATIENCE
+        while not true():
+            assert time.monotonic() < end, f"{what}: not within {PATIENCE:g} s; the panel says {self.text('status')!r}"
+            # Not time.sleep: the browser's events come in while playwright waits.
+            self.page.wait_for_timeout(50)
+
+
+# ---------------------------------------------------------------- screenshots
+
+
+def photograph(panel: Panel, path: Path, limit: int = 400_000) -> None:
+    """The panel alone, as a PNG of all its colours where that stays below `limit` bytes, else of 256."""
+    panel.page.mouse.move(0, 0)
+    panel.page.wait_for_timeout(500)
+    shot = Image.open(io.BytesIO(panel.part("panel").screenshot())).convert("RGB")
+    shot.save(path, optimize=True)
+    if path.stat().st_size > limit:
+        shot.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def try_out(panel: Panel, control: str) -> None:
+    """Fill the history: turn both scales and a control of the editor's own, and go back to the first edit."""
+    first = panel.result()
+    for name, share in (("noise-map-scale", -0.2), ("text-scale", 0.2), (control, 0.4)):
+        panel.result(functools.partial(panel.drag, name, share))
+    panel.part("tried").first.click()
+    panel.until(lambda: panel.picture("edit") == first, "the first edit is back")
+
+
+def photograph_all(folder: Path, steps: int = 50) -> None:
+    """The panel of each notebook after a few tries, each with another tab open."""
+    shown = {"ptp": ("cross-replace", 0), "masactrl": ("start-step", 2), "pix2pix": ("amount", 1)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as copies, lab(Path(copies)) as address, chromium(scale=2) as page:
+        for name, (control, tab) in shown.items():
+            copy = shortened(ROOT / f"nmg_{name}.ipynb", Path(copies), steps)
+            panel = Panel(page(), address(copy))
+            try_out(panel, control)
+            panel.part("panel", ".lm-TabBar-tab").nth(tab).click()
+            photograph(panel, folder / f"panel-{name}.png")
+            panel.page.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--screenshots", type=Path, required=True, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps, 50 if not given")
+    options = parser.parse_args()
+    photograph_all(options.screenshots, options.steps)
