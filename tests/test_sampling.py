@@ -122,8 +122,11 @@ def test_a_trajectory_that_is_used_again_gives_the_same_edit(backbone, picture, 
     again = edit(backbone, first.trajectory, targets=[BLUE], progress=False)
     first.trajectory.save(tmp_path / "cat.safetensors")
     loaded = edit(backbone, Trajectory.load(tmp_path / "cat.safetensors"), targets=[BLUE], progress=False)
-    assert torch.equal(first.latents, again.latents) and torch.equal(first.latents, loaded.latents)
-    assert again.source is None
+    for other in (again, loaded):
+        assert other.followed and torch.equal(other.latents[0], first.latents[0])
+        # Another number of rows rounds in another way: by 3e-6 of the latent's size where this was measured.
+        assert (other.latents[1] - first.latents[1]).norm() < 1e-4 * first.latents[1].norm()
+    assert again.source is None and not first.followed
 
 
 def test_what_repeats_the_trajectorys_own_settings_is_accepted(backbone, trajectory):

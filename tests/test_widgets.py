@@ -135,7 +135,7 @@ def test_only_the_controls_of_the_methods_in_use_are_shown(panel):
 def test_both_numbers_of_the_scale_are_shown_and_large_ones_fit(panel):
     panel.set(noise_map_scale=1000.0, gradient_scale=100.0)
     assert part(panel, "noise-map-scale").value == 1000
-    assert "1000 · 100 = 100\u2009000" in panel._scales.value
+    assert "1000 · 100 = 100\u202f000" in panel._scales.value
     panel.set(noise_map_scale=(3.0, 1.0))
     assert "one number for each step" in panel._scales.value
     assert panel.settings.guidance_method.noise_map_scale == (3, 1)
