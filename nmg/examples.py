@@ -9,10 +9,11 @@ from typing import Any
 from PIL import Image
 
 from nmg import images
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import Editor, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.tasks import EXAMPLES, TASKS
+from nmg.presets import PHOTOGRAPHS
 
 
 @dataclass(frozen=True)
@@ -122,24 +123,14 @@ def _photographs(folder: Path) -> dict[str, Example]:
         "a {} cup of coffee on a {} table",
         "a photo of a woman{} in a space suit",
     )
-    tiger = PromptToPrompt(self_replace=0.4, local_blend=LocalBlend(("cat", "tiger")))
-    blue = PromptToPrompt(local_blend=LocalBlend(("cup", "cup")))
+    prompts = {
+        "object swap": (cat, lying.format("cat"), lying.format("tiger")),
+        "contextual change": (cup, table.format("red", "wooden"), table.format("red", "snowy")),
+        "face attribute": (woman, suit.format(""), suit.format(" with glasses")),
+        "colour change": (cup, table.format("red", "wooden"), table.format("blue", "wooden")),
+        "global editing": (cat, lying.format("cat"), lying.format("cat") + ", oil painting"),
+    }
     return {
-        "object swap": Example(cat, lying.format("cat"), lying.format("tiger"), tiger),
-        "contextual change": Example(
-            cup, table.format("red", "wooden"), table.format("red", "snowy"), PromptToPrompt(self_replace=0.5)
-        ),
-        "face attribute": Example(
-            woman,
-            suit.format(""),
-            suit.format(" with glasses"),
-            PromptToPrompt(self_replace=0.5, weights={"glasses": 2.0}),
-        ),
-        "colour change": Example(cup, table.format("red", "wooden"), table.format("blue", "wooden"), blue),
-        "global editing": Example(
-            cat,
-            lying.format("cat"),
-            lying.format("cat") + ", oil painting",
-            PromptToPrompt(weights={"oil painting": 3.0}),
-        ),
+        name: Example(image, source, target, PHOTOGRAPHS[name](source, target))
+        for name, (image, source, target) in prompts.items()
     }

@@ -38,8 +38,8 @@ from nmg.panel.controller import Controller, Ended, Event, Failed, Made
 from nmg.panel.engine import KNOWN, Doing, Engine, Tried
 from nmg.panel.keeping import code, save
 from nmg.panel.origin import Origin
-from nmg.panel.presets import Preset, changed_words, presets_for
 from nmg.panel.settings import LABELS, Settings
+from nmg.presets import Preset, changed_words, presets_for
 
 TILES = 12
 """Tried settings in the strip."""
@@ -106,7 +106,7 @@ def panel(
         size: width and height in pixels; the model's own if not given.
         inversion: how the noise is predicted on the way up; `DDIM()` if not given.
         truth: a picture of the ideal edit for `target`.
-        presets: by name; those that suit the model if not given (see `nmg.panel.presets`).
+        presets: by name; those that suit the model if not given (see `nmg.presets`).
         start: whether to make the first picture at once.
 
     Raises:

@@ -31,7 +31,9 @@ def test_every_hook_of_every_step_is_seen(tiny, tmp_path):
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=500
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    errors, edits = zip(*((float(error), edit) for error, *edit in map(str.split, run.stdout.splitlines())), strict=True)
+    errors, edits = zip(
+        *((float(error), edit) for error, *edit in map(str.split, run.stdout.splitlines())), strict=True
+    )
     assert len(errors) == 2 and max(errors) < 1e-4
     # The editors differ, so that a hook which the compiler kept from another run would show.
     assert len(set(map(tuple, edits))) == 2

@@ -4,10 +4,10 @@ from nmg.panel.controller import Controller, Ended, Failed, Made
 from nmg.panel.engine import Cancelled, Doing, Engine, Tried
 from nmg.panel.keeping import code, save
 from nmg.panel.origin import Origin
-from nmg.panel.presets import Preset, presets_for
 from nmg.panel.preview import LatentPreview, predicted
 from nmg.panel.settings import Settings
 from nmg.panel.worker import Worker
+from nmg.presets import Preset, presets_for
 
 __all__ = [
     "Cancelled",

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nmg.panel.presets import changed_words
 from nmg.panel.settings import LABELS, Settings
+from nmg.presets import changed_words
 
 ALSO = " + "
 """Between several words of one prompt."""

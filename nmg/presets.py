@@ -54,7 +54,7 @@ def presets_for(pipe: Any) -> dict[str, Preset]:
             name: Preset(name, WHEN[name], _constant(task.editor), frozenset(map(str, FACTORS[task.factor])))
             for name, task in TASKS.items()
         }
-    return {name: Preset(name, WHEN[name], build) for name, build in _PHOTOGRAPHS.items()}
+    return {name: Preset(name, WHEN[name], build) for name, build in PHOTOGRAPHS.items()}
 
 
 def _constant(editor: Editor) -> Callable[[str, str], Editor]:
@@ -111,7 +111,7 @@ def _one(words: tuple[str, ...]) -> str | tuple[str, ...]:
     return words[0] if len(words) == 1 else words
 
 
-_PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
+PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
     "object swap": lambda a, b: PromptToPrompt(self_replace=0.4, local_blend=_swapped(a, b)),
     "contextual change": lambda a, b: PromptToPrompt(self_replace=0.5),
     "face attribute": lambda a, b: PromptToPrompt(self_replace=0.5, weights=_stronger(2.0, a, b)),
@@ -122,3 +122,4 @@ _PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
     "cat to dog": _direction,
     "dog to cat": _direction,
 }
+"""The editor that suits each kind of edit of a photograph, from its source and target prompts; the papers' settings."""
