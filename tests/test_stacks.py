@@ -156,6 +156,29 @@ def test_a_stack_can_run_twice_with_the_same_result(run):
     assert torch.equal(rows_of(run, stack)[-1], rows_of(run, stack)[-1])
 
 
+@pytest.mark.parametrize(
+    ("stack", "copies"),
+    [
+        (GENTLE + Direct(), "none"),
+        (Direct() + GENTLE, "none"),
+        (NullText(iterations=1) + Direct(), "none"),
+        (NegativePrompt() + Direct(), "none"),
+        (Adding() + Direct(), "none"),
+        (Direct() + Adding(), "both"),
+        # Its correction comes after that of direct inversion, and looks at the source's noise.
+        (Direct() + ProxNegativePrompt(), "text"),
+        (GENTLE + NegativePrompt(), "text"),
+        (GENTLE + CFG(), "both"),
+        (NullText(iterations=1) + GENTLE, "both"),
+    ],
+    ids=lambda value: " + ".join(type(part).__name__ for part in value.parts) if isinstance(value, Stack) else "",
+)
+def test_the_last_to_correct_says_which_copies_of_the_source_are_needed(run, stack, copies):
+    stack = stack.prepare(run)
+    stack.steer(run, run.steps[0], run.start)
+    assert stack.copies(run, run.steps[0]) == copies
+
+
 # ---------------------------------------------------------------- refusals
 
 

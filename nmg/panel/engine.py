@@ -32,6 +32,9 @@ KNOWN = "from the history"
 
 MOST_TRAJECTORIES = 4
 MOST_TRIED = 24
+SMALL_NETWORK = 50_000_000
+"""Parameters below which torch works with one thread on a CPU: in a thread beside the main one, several of its own take twice
+as long for the bundled model."""
 
 Look = tuple[str, Float[Tensor, "height width"]]
 """A token, and where it looks."""
@@ -125,6 +128,8 @@ class Engine:
         self.history: list[Tried] = []
         self._inverted: dict[tuple[str, int], _Inverted] = {}
         self._preview: LatentPreview | None = None
+        weights = sum(parameter.numel() for parameter in self.backbone.unet.parameters())
+        self._one_thread = self.backbone.device.type == "cpu" and weights < SMALL_NETWORK
 
     @torch.no_grad()
     def make(self, settings: Settings, tell: Tell | None = None, stopped: Stopped | None = None) -> Tried:
@@ -139,6 +144,8 @@ class Engine:
             TypeError, ValueError, …: as `nmg.edit` does.
         """
         tell, stopped = tell or (lambda doing: None), stopped or (lambda: False)
+        if self._one_thread:
+            torch.set_num_threads(1)
         asked = settings.asked
         for known in self.history:
             if known.settings.asked == asked:
