@@ -178,7 +178,7 @@ def edit(
         negative: the prompt of the null half; the editor's habit if not given, which is empty, or the source prompt for
             pix2pix-zero.
         inversion, convention, offset: of the inversion; see `invert`.
-        callback: called after each step with the step and the latents of all rows.
+        callback: called after each step with the step and the latents of all rows, to look at.
         progress: whether to show bars.
 
     Raises:
@@ -214,7 +214,7 @@ def edit(
         pictures = images.to_pil(backbone.decode(latents))
     finally:
         backbone.release()
-    walked = dataclasses.replace(run.trajectory, path=descent.path)
+    walked = dataclasses.replace(run.trajectory, path=descent.path or run.trajectory.path)
     return Edit(picture, pictures[0], pictures[1:], latents, walked, descent.followed)
 
 

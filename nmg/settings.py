@@ -103,7 +103,9 @@ def _identified(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_identified(item) for item in value]
     if isinstance(value, str | os.PathLike) and os.path.isfile(value):
-        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return os.fspath(value), hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     if callable(value):
         raise ValueError(f"the function {getattr(value, '__name__', value)!r} can't be identified by what it returns")
     return value

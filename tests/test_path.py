@@ -28,6 +28,7 @@ from nmg import (
     find_null_texts,
     invert,
     prepare,
+    rows,
 )
 from nmg.attention import attention
 from nmg.guidance.path import Following, NetworkChanged, key_of
@@ -593,3 +594,40 @@ def test_an_inversion_that_is_stopped_leaves_no_trace(small, picture, monkeypatc
     assert released
     first, again = (invert(small, picture, SOURCE, steps=3, **QUIET) for _ in range(2))
     assert torch.equal(first.maps, again.maps)
+
+
+# ---------------------------------------------------------------- what once went wrong
+
+
+def test_prompts_that_name_files_are_told_apart(walked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("fog", "rain"):
+        (tmp_path / name).touch()
+    assert key_of(walked, GENTLE, "fog") != key_of(walked, GENTLE, "rain")
+
+
+def test_equal_guidances_have_one_path(walked):
+    assert key_of(walked, CFG(7), "") == key_of(walked, CFG(7.0), "") == key_of(walked, CFG(np.float64(7)), "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Halfway(Direct):
+    def correct(self, run, step, x, eps):
+        return rows.with_source((rows.source(x) + run.trajectory.target(step)) / 2, x)
+
+
+def test_a_direct_inversion_of_ones_own_sees_the_sources_noise(double, in_full, unchecked):
+    lean = torch.stack([x for _, x in denoise(double[""], Halfway(), Editor())])
+    assert apart(lean, in_full(double[""], Halfway(), Editor())) < 1e-6
+
+
+def test_a_guidance_without_a_path_leaves_the_one_that_there_is(small, walked):
+    function = NoiseMap(noise_map_scale=lambda step: 10.0, gradient_scale=5)
+    result = edit(small, walked, targets=[BLUE], guidance=function, **QUIET)
+    assert gently(small, result.trajectory).followed
+
+
+def test_a_blend_that_never_starts_has_no_region(small, walked):
+    watching = Watching(PromptToPrompt(local_blend=LocalBlend(("cat", "cat"), start=1.0)))
+    gently(small, walked, editor=watching)
+    assert watching.region is None

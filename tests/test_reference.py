@@ -603,7 +603,7 @@ def control_unit(case: Case, verdict: Verdict) -> None:
             for kind in ("cross", "self"):
                 given = t[f"cfg{c}.in{i}.{kind}"] if f"cfg{c}.in{i}.{kind}" in t else t[f"in{i}.{kind}"]
                 q, k, v = attention_with(given, 2 * len(run.prompts))
-                out = attend(Site(kind, "down", kind == "cross", 0), q, k, v)
+                out = None if attend is None else attend(Site(kind, "down", kind == "cross", 0), q, k, v)
                 out = given if out is None else out.flatten(0, 1)
                 outputs[kind].append(out)
                 verdict.close(f"cfg{c}.out{i}.{kind}", out, SINGLE, rows=0)

@@ -252,7 +252,8 @@ class _Running(Editor):
         return rows.source(x) + mask * (x - rows.source(x))
 
     def mask(self, run: Run) -> Mask | None:
-        return self.blending.mask(run.latent_size) if self.blending and self.blending.sums else None
+        begins = self.blending is not None and self.blending.first_step < len(run.steps)
+        return self.blending.mask(run.latent_size) if self.blending and begins and self.blending.sums else None
 
 
 @dataclass

@@ -19,6 +19,8 @@ from nmg.inversion import SourcePath, Trajectory
 from nmg.run import Run
 from nmg.settings import fingerprint
 
+VERSION = 1
+"""Counts up when a guidance's arithmetic changes, so that a path which was saved before is not followed."""
 CLOSE = 3.0
 """Relative distance, in rounding errors of one number, up to which two predictions count as one network's."""
 TENSOR_CORES = 2.0**-10
@@ -35,7 +37,7 @@ def key_of(trajectory: Trajectory, guidance: CFG, negative: str) -> str | None:
     if not _own(guidance):
         return None
     try:
-        return fingerprint(dataclasses.replace(trajectory, path=None), guidance, negative)
+        return fingerprint(VERSION, dataclasses.replace(trajectory, path=None), guidance, negative)
     except ValueError:
         return None
 
