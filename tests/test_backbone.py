@@ -59,7 +59,7 @@ def test_decoding_hands_the_decoder_the_latent_that_the_encoder_gave(build, pixe
 
 
 def test_values_that_are_not_finite_are_not_shown(backbone):
-    with pytest.raises(FloatingPointError, match=r"VAE decoded values .* try pipe\.vae\.to"):
+    with pytest.raises(FloatingPointError, match="VAE decoded values that are not finite, in float32 too"):
         backbone.decode(torch.full((1, 4, 16, 16), torch.nan))
 
 
