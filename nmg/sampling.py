@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap, NullText, NullTexts, Plan
 from nmg.guidance.path import Following, NetworkChanged, Walking, key_of
 from nmg.inversion import DDIM, SourcePath, Trajectory, bar, invert
+from nmg.inversion.walk import Callback
 from nmg.run import Run
-
-Callback = Callable[[Step, Latents], object]
 
 
 @torch.no_grad()
@@ -189,19 +188,20 @@ def edit(
     known = image.prompt if isinstance(image, Trajectory) else source
     targets = _checked(targets) or editor.targets(known or "")
     picture = None
+    given = {"steps": steps, "inversion": inversion, "convention": convention, "offset": offset}
     if isinstance(image, Trajectory):
         trajectory = image
-        given = {"source": source, "steps": steps, "size": size, "inversion": inversion}
-        _agree(trajectory, backbone, {**given, "convention": convention, "offset": offset})
+        _agree(trajectory, backbone, {"source": source, "size": size, **given})
     else:
         if source is None:
             raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
-        steps, inversion, convention = 50 if steps is None else steps, inversion or DDIM(), convention or "aligned"
         picture = backbone.prepare(image, size)
-        plan = Plan(inversion, convention, steps, backbone.latent_size(picture), negative)
+        options: dict[str, Any] = {"steps": 50, "inversion": DDIM(), "convention": "aligned"}
+        options |= {name: value for name, value in given.items() if value is not None}
+        levels = options["inversion"], options["convention"], options["steps"]
+        plan = Plan(*levels, latent_size=backbone.latent_size(picture), negative=negative)
         _check_all(backbone, [source, *targets], plan, offset, guidance, editor)
-        options: dict[str, Any] = {"inversion": inversion, "convention": convention, "offset": offset}
-        trajectory = invert(backbone, picture, source, steps=steps, size=picture.size, progress=progress, **options)
+        trajectory = invert(backbone, picture, source, size=picture.size, progress=progress, **options)
 
     guidance.check(Plan.of(trajectory, negative))
     null = editor.negative(trajectory.prompt) if negative is None else negative
