@@ -152,10 +152,13 @@ def any_model(request, tiny):
 
 
 @pytest.fixture(scope="session")
-def backbone(tiny):
+def backbone(build):
+    """A tiny model in double precision: two ways to compute the same are told from rounding on every processor."""
     from nmg import Backbone
 
-    return Backbone(tiny())
+    pipe = build()
+    pipe.unet.double()
+    return Backbone(pipe)
 
 
 # ---------------------------------------------------------------- pictures and runs

@@ -72,13 +72,13 @@ def test_a_run_with_cfg_is_plain_ddim(run):
     for step, latents in denoise(run, CFG(3), Editor()):
         null, text = run.eps(x, step, run.null), run.eps(x, step, run.text)
         x = transfer(x, null + 3 * (text - null), step.alpha, step.alpha_prev)
-        assert_close(latents, x, rtol=1e-3, atol=1e-3)
+        assert_close(latents, x, rtol=1e-5, atol=1e-5)
 
 
 def test_the_source_row_does_not_depend_on_the_targets(sample):
     for guidance in (CFG(), NoiseMap()):
         alone, together = (sample(targets, guidance) for targets in ((), (TARGET, "a dog")))
-        assert_close(together[:1], alone, rtol=1e-3, atol=1e-3)
+        assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
 
 
 # ---------------------------------------------------------------- noise map guidance
@@ -91,7 +91,7 @@ def test_at_scale_0_noise_map_guidance_is_a_null_text_step_before_the_text_guide
         x = torch.cat([transfer(x[:1], null, step.alpha, step.alpha_prev), x[1:]])
         null, text = run.eps(x, step, run.null), run.eps(x, step, run.text)
         x = transfer(x, null + 3 * (text - null), step.alpha, step.alpha_prev)
-        assert_close(latents, x, rtol=1e-3, atol=1e-3)
+        assert_close(latents, x, rtol=1e-5, atol=1e-5)
 
 
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):

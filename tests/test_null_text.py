@@ -249,9 +249,9 @@ def test_a_search_ignores_the_embeddings_of_an_earlier_one(backbone, trajectory,
     assert torch.equal(again.embeddings, texts.embeddings)
 
 
-def test_an_edit_takes_found_texts(tiny, trajectory, texts):
+def test_an_edit_takes_found_texts(backbone, trajectory, texts):
     searched, known = (
-        edit(tiny(), trajectory, guidance=guidance, progress=False).latents
+        edit(backbone, trajectory, guidance=guidance, progress=False).latents
         for guidance in (NullText(iterations=3), NullText(embeddings=texts))
     )
     assert torch.equal(known, searched)

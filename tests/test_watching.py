@@ -59,7 +59,7 @@ def test_the_maps_are_the_text_halfs_mean_over_layers_and_heads(backbone, trajec
     text = torch.cat([run.null, run.text])
     run.eps(torch.cat([run.start, run.start]), run.steps[0], text, attend)
     assert len(layers) == 4
-    assert_close(watching.seen[0], torch.stack(layers).mean(0), rtol=1e-3, atol=1e-5)
+    assert_close(watching.seen[0], torch.stack(layers).mean(0).float(), rtol=1e-3, atol=1e-5)
 
 
 def test_rows_are_watched_before_the_editor_changes_them(sample):
