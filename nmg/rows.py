@@ -54,6 +54,12 @@ def completed(seen: Tensor, copies: Copies) -> Tensor:
     return torch.cat([text[:1], null, text])
 
 
+def with_sources(copies: Tensor, doubled_rows: Tensor) -> Tensor:
+    """[null rows; text rows] with the source's two copies replaced."""
+    null, text = halves(doubled_rows)
+    return torch.cat([copies[:1], null[1:], copies[1:], text[1:]])
+
+
 def source(rows: Tensor) -> Tensor:
     """The source row, as a batch of one."""
     return rows[:1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Latents, TextEmbeddings
+from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.attention import Attend, attending
 from nmg.backbone import Backbone, frozen
 from nmg.ddim import Step, spread, transfer
@@ -61,8 +61,12 @@ class Run:
         text: TextEmbeddings,
         attend: Attend | None = None,
         copies: rows.Copies = "both",
+        known: Doubled | None = None,
     ) -> Latents:
-        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`)."""
+        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`), or with none where
+        the noise of both is known."""
+        if known is not None:
+            return rows.with_sources(known, self.eps(x, step, text, attend, "none"))
         x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)
         eps = self.backbone.eps(x, step, text, attend) if len(x) else x
         return rows.completed(eps, copies)

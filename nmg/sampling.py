@@ -42,7 +42,7 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
         text = torch.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
-        eps = run.eps(doubled, step, text, editor.attend(run, step), copies)
+        eps = run.eps(doubled, step, text, editor.attend(run, step), copies, editor.known(run, step))
 
         # One DDIM step.
         x = run.down(rows.halves(doubled)[0], guidance.combine(run, step, eps), step)

@@ -52,6 +52,13 @@ def test_the_most_of_several_copies_serves_them_all():
     assert rows.most("none", "both", "text") == "both" and rows.most("none") == "none"
 
 
+def test_the_sources_copies_are_replaced_alone():
+    x, copies = torch.randn(6, 4, 2, 2), torch.randn(2, 4, 2, 2)
+    changed = rows.with_sources(copies, x)
+    for half, own, copy in zip(rows.halves(changed), rows.halves(x), copies, strict=True):
+        assert torch.equal(rows.source(half)[0], copy) and torch.equal(rows.targets(half), rows.targets(own))
+
+
 def test_source_and_targets_are_all_rows():
     x = torch.randn(3, 4, 2, 2)
     assert torch.equal(torch.cat([rows.source(x), rows.targets(x)]), x)

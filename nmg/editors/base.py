@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nmg import rows
-from nmg._types import Latents, Mask, TextEmbeddings
+from nmg._types import Doubled, Latents, Mask, TextEmbeddings
 from nmg.attention import Attend
 from nmg.backbone import Backbone
 from nmg.ddim import Step
@@ -52,6 +52,11 @@ class Editor:
     def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
         """Move the doubled rows [null; text] before the network sees them."""
         return x
+
+    def known(self, run: Run, step: Step) -> Doubled | None:
+        """The noise of the source's null and text copy where `steer` has asked the network for it in this step: they are
+        then left out of the step's call."""
+        return None
 
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
         """Mix the rows after the step."""

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Heads, Latents, TextEmbeddings
+from nmg._types import Doubled, Heads, Latents, TextEmbeddings
 from nmg.attention import Attend, Site, probabilities
 from nmg.backbone import Backbone
 from nmg.ddim import Step
@@ -244,10 +244,16 @@ class Pix2PixZero(Editor):
 
 @dataclass(frozen=True, eq=False)
 class _Running(Editor):
-    """One run of pix2pix-zero: the text that the rows follow."""
+    """One run of pix2pix-zero.
+
+    Attributes:
+        embeddings: the text that the rows follow.
+        noise: of the source's null and text copy in this step, once it was asked for.
+    """
 
     config: Pix2PixZero
     embeddings: TextEmbeddings
+    noise: list[Doubled] = field(default_factory=list)
 
     def text(self, run: Run, step: Step) -> TextEmbeddings:
         return self.embeddings
@@ -262,7 +268,7 @@ class _Running(Editor):
         looks: list[Tensor] = []
         texts = torch.cat([rows.source(null_text), rows.source(content_text)])
         copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
-        run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)
+        self.noise[:] = [run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)]
 
         # One gradient step of every target.
         gradients = []
@@ -275,6 +281,9 @@ class _Running(Editor):
             rows.with_targets(rows.targets(half) - move, half) for half, move in zip((null, content), down, strict=True)
         )
         return torch.cat([null, content])
+
+    def known(self, run: Run, step: Step) -> Doubled | None:
+        return self.noise[0] if self.noise else None
 
     @staticmethod
     def gradient(run: Run, step: Step, pair: Latents, text: TextEmbeddings, looks: list[Tensor]) -> Latents:
