@@ -321,7 +321,7 @@ def log(work, name):
 def test_a_larger_budget_continues_and_a_spent_one_rests(trained):
     assert log(trained, "unet") == [32, 64]
     assert log(trained, "vae") == [32] and log(trained, "classifier") == [64]
-    assert train.last_row(trained / "unet.jsonl")["samples"] == 64
+    assert train.read_log(trained / "unet.jsonl")[-1]["samples"] == 64
 
 
 def test_the_bank_holds_the_training_scenes(trained):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
 from nmg.menagerie.scene import FACTORS
 from nmg.menagerie.train import TRAIN_SEEDS
 
@@ -25,8 +29,13 @@ on; every figure below is from other seeds.
 
 {training}
 
+![The autoencoder's pictures and the network's noise error while they were trained]({curves})
+
 Settings of `python -m nmg.menagerie.train`: {settings}.
 """
+
+CURVES = "training.png"
+"""The figure of the curves, beside the card."""
 
 
 def write(training: dict[str, Any], report: dict[str, Any]) -> str:
@@ -38,10 +47,32 @@ def write(training: dict[str, Any], report: dict[str, Any]) -> str:
         sizes=f"Parameters: {sizes}.",
         factors=factors,
         seed=TRAIN_SEEDS,
+        curves=CURVES,
         settings=", ".join(f"{k} {v}" for k, v in training["settings"].items()),
         training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes"], stages),
     )
     return "\n".join([head, _quality(report), _edits(report["edits"], report["scales"]), _limits(report)])
+
+
+def curves(training: dict[str, Any]) -> Figure:
+    """How the autoencoder's pictures and the network's noise error went, over the samples seen."""
+    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    sharpness, error = figure.subplots(1, 2)
+    seen = 0.0
+    for name, label in (("vae", "whole"), ("decoder", "decoder alone")):
+        rows = [row for row in training["curves"][name] if "psnr" in row]
+        samples = [seen + row["samples"] for row in rows]
+        sharpness.plot([n / 1e3 for n in samples], [row["psnr"] for row in rows], ".-", label=label)
+        seen = training["stages"][name]["samples"]
+    sharpness.set(xlabel="thousand samples", ylabel="PSNR of training pictures, dB", title="autoencoder")
+    sharpness.legend(frameon=False)
+    rows = training["curves"]["unet"]
+    error.plot([row["samples"] / 1e3 for row in rows], [row["eps_mse"] for row in rows], ".-", color="#d55e00")
+    error.set(xlabel="thousand samples", ylabel="MSE of the predicted noise", title="network", yscale="log")
+    for ticks in (error.yaxis.set_major_formatter, error.yaxis.set_minor_formatter):
+        ticks(ScalarFormatter())
+    return figure
 
 
 def _quality(report: dict[str, Any]) -> str:

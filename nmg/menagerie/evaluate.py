@@ -212,6 +212,7 @@ def write_report(folder: Path, scenes: int = 32, records: Path | None = None) ->
     report = evaluate(pipe, folder, edited, scenes, 2 * scenes)
     (folder / "report.json").write_text(json.dumps(report, indent=2))
     training = json.loads((folder / "training.json").read_text())
+    card.curves(training).savefig(folder / card.CURVES, dpi=110)
     (folder / "README.md").write_text(card.write(training, report))
 
 

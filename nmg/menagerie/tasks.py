@@ -55,20 +55,20 @@ ANIMALS = tuple(kind for kind in FACTORS["kind"] if kind != "car")
 TASKS = {
     task.name: task
     for task in (
-        Task("object swap", "kind", PromptToPrompt(cross_replace=0.2, self_replace=0.0), {"kind": "cat"}, ANIMALS),
-        Task("contextual change", "place", PromptToPrompt(cross_replace=0.4, self_replace=0.3)),
+        Task("object swap", "kind", PromptToPrompt(cross_replace=0.3, self_replace=0.4), {"kind": "cat"}, ANIMALS),
+        Task("contextual change", "place", PromptToPrompt(cross_replace=0.5, self_replace=0.3)),
         Task(
             "face attribute",
             "mouth",
-            PromptToPrompt(cross_replace=0.8, self_replace=0.4),
+            PromptToPrompt(cross_replace=0.6, self_replace=0.4),
             {"mouth": "plain", "kind": "cat"},
             ("smiling",),
         ),
-        Task("colour change", "colour", PromptToPrompt(cross_replace=0.6, self_replace=0.6), {"style": "plain"}),
+        Task("colour change", "colour", PromptToPrompt(cross_replace=1.0, self_replace=0.6), {"style": "plain"}),
         Task(
             "global editing",
             "style",
-            PromptToPrompt(cross_replace=0.6, self_replace=0.6),
+            PromptToPrompt(cross_replace=0.8, self_replace=0.6),
             {"style": "plain"},
             ("oil painting", "pencil sketch", "at night"),
         ),

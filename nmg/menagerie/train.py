@@ -18,7 +18,7 @@ import math
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -326,7 +326,7 @@ def train(arguments: argparse.Namespace) -> None:
     vae, loss = networks.build_vae(tuple(arguments.vae_channels)), vae_loss(bank, arguments.vae_batch, device)
     vae = stage("vae", vae, loss, arguments.vae_rate, arguments.vae_batch)
     # A decoder and latents belong to one state of the encoder, which its samples name.
-    seen = str(last_row(folder / "vae.jsonl")["samples"])
+    seen = str(read_log(folder / "vae.jsonl")[-1]["samples"])
     logs = {"classifier": "classifier", "vae": "vae", "decoder": f"decoder_{seen}", "unet": "unet"}
     loss = vae_loss(bank, arguments.decoder_batch, device, seed=15)
     decoder = decoder_alone(vae)
@@ -344,7 +344,7 @@ def train(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     export(out, decoder, denoiser, tokenizer, scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
-    stages = {name: last_row(folder / f"{log}.jsonl") for name, log in logs.items()}
+    stages = {name: read_log(folder / f"{log}.jsonl") for name, log in logs.items()}
     (out / "training.json").write_text(json.dumps(record(arguments, device, parts, stages), indent=2))
     if arguments.report:
         from nmg.menagerie.evaluate import write_report
@@ -394,13 +394,13 @@ def build_denoiser(arguments: argparse.Namespace, tokenizer: Any, device: torch.
 
 
 def record(
-    arguments: argparse.Namespace, device: torch.device, parts: dict[str, nn.Module], stages: dict[str, Any]
+    arguments: argparse.Namespace, device: torch.device, parts: dict[str, nn.Module], stages: dict[str, list]
 ) -> dict[str, Any]:
     """What the model card tells of a training, as values that JSON holds.
 
     Args:
         parts: the networks, whose parameters are counted.
-        stages: the last row of each stage's log.
+        stages: the rows of each stage's log.
     """
     on_gpu = device.type == "cuda"
     return {
@@ -408,13 +408,24 @@ def record(
         "hardware": torch.cuda.get_device_name() if on_gpu else f"{multiprocessing.cpu_count()} CPU cores",
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "stages": stages,
+        "stages": {name: rows[-1] for name, rows in stages.items()},
+        "curves": {name: thinned(rows) for name, rows in stages.items()},
     }
 
 
-def last_row(log: Path) -> dict[str, float]:
-    """The last entry of a stage's log."""
-    return json.loads(log.read_text().splitlines()[-1])
+def read_log(log: Path) -> list[dict[str, float]]:
+    """The rows of a stage's log, oldest first."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str, float]]:
+    """At most so many rows, each the mean of as many neighbours, by the names that they all have."""
+    size = math.ceil(len(rows) / points)
+    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [
+        {name: sum(row[name] for row in group) / len(group) for name in set.intersection(*map(set, group))}
+        for group in groups
+    ]
 
 
 def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, classifier: Any) -> None:
