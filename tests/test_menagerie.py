@@ -387,9 +387,11 @@ def test_edits_take_over_the_records_of_a_benchmark(tiny, tmp_path):
     assert len(bench.read(tmp_path)) == len(found) + 1
     assert report["noise_map_scales"] == {"PromptToPrompt": 5.0} and report["scenes"] == {task: 1}
     rows = report["tasks"][task]
+    assert rows == evaluate.edits(backbone, 1, steps=2, tasks=[task], records=tmp_path)["tasks"][task]
+    bench.run(backbone, bench.Menagerie(), ["DDIM"], [task], 2, tmp_path, steps=2, progress=False)
+    assert evaluate.edits(backbone, 1, steps=2, tasks=[task], records=tmp_path)["scenes"] == {task: 2}
     assert set(rows) == {"identity", "ceiling", "DDIM", "NMG"}
     assert rows["DDIM"] == {name: found[-1].metrics[name] for name in ("psnr", "success")}
-    assert rows == evaluate.edits(backbone, 1, steps=2, tasks=[task], records=tmp_path)["tasks"][task]
 
 
 def test_the_card_names_the_scale_of_each_editor():

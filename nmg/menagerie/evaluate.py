@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 import nmg
 from nmg import metrics
 from nmg.backbone import Backbone
-from nmg.bench.records import Record
+from nmg.bench.records import Record, read
 from nmg.editors import Editor
 from nmg.guidance import CFG, NoiseMap
 from nmg.menagerie import card
@@ -32,7 +33,7 @@ from nmg.menagerie.model import FOLDER, SCALES, load_classifier
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.scoring import accuracy, pixels
-from nmg.menagerie.tasks import TEST_SEEDS
+from nmg.menagerie.tasks import TASKS, TEST_SEEDS
 
 EDITED = ("DDIM", "NMG")
 """Methods whose edits the model card shows."""
@@ -95,6 +96,7 @@ def edits(
     The identity returns the source; the ceiling is the autoencoder's picture of the truth.
 
     Args:
+        count: scenes of each task, or more where the records hold more.
         methods: names in `nmg.bench.METHODS`.
         tasks: names in `TASKS`; all if None.
         classifier: folder of the factor classifier.
@@ -112,14 +114,17 @@ def edits(
     with TemporaryDirectory() as temporary:
         folder, scales = records or Path(temporary), runner.chosen_scales(records) if records else None
         options: dict[str, Any] = {"steps": steps, "scales": scales, "pictures": False}
-        found = runner.run(backbone, Menagerie(classifier), methods, tasks, count, folder, **options)
-    names, rows = dict.fromkeys(record.task for record in found), dict.fromkeys(record.method for record in found)
+        known = Counter(r.task for r in read(folder) if r.split == "test" and r.method == methods[0])
+        counts = {task: max(count, known[task]) for task in tasks or TASKS}
+        suite = Menagerie(classifier)
+        found = [r for t, n in counts.items() for r in runner.run(backbone, suite, methods, [t], n, folder, **options)]
+    rows = dict.fromkeys(record.method for record in found)
     report = {
         task: {method: summary([r for r in found if (r.task, r.method) == (task, method)]) for method in rows}
-        for task in names
+        for task in counts
     }
     used = {record.editor: record.scale for record in found if record.method == "NMG"}
-    return {"scenes": dict.fromkeys(names, count), "steps": steps, "noise_map_scales": used, "tasks": report}
+    return {"scenes": counts, "steps": steps, "noise_map_scales": used, "tasks": report}
 
 
 def summary(rows: Sequence[Record]) -> dict[str, Any]:
@@ -193,19 +198,20 @@ def sample(tensor: Tensor) -> list[float]:
     return [*values.tolist(), tensor.mean().item(), tensor.std().item()]
 
 
-def write_report(folder: Path, scenes: int = 32, records: Path | None = None) -> None:
+def write_report(folder: Path, scenes: int = 32, edited_scenes: int = 32, records: Path | None = None) -> None:
     """Measure the model in `folder` and write report.json, golden.json and the model card beside it.
 
     Processes that torchrun started share the edits, which take the longest; the first does the rest.
 
     Args:
-        records: of the edits; see `edits`.
+        scenes: held-out scenes per measurement.
+        edited_scenes, records: of the edits; see `edits`.
     """
     from nmg.bench.processes import joined, own_device
     from nmg.pipelines import load
 
     pipe = load(str(folder), own_device(None), torch.float32)
-    edited = edits(Backbone(pipe), scenes, classifier=folder, records=records)
+    edited = edits(Backbone(pipe), edited_scenes, classifier=folder, records=records)
     if not joined(pipe.device.type == "cpu").first:
         return
     (folder / "golden.json").write_text(json.dumps(golden(Backbone(pipe))))
@@ -225,8 +231,9 @@ def main() -> None:
         "--scenes",
         type=int,
         default=32,
-        help="held-out scenes per measurement and editing task (default: %(default)s)",
+        help="held-out scenes per measurement (default: %(default)s)",
     )
+    p.add_argument("--edits", type=int, default=32, help="held-out scenes per editing task (default: %(default)s)")
     p.add_argument(
         "--records",
         type=Path,
@@ -234,7 +241,7 @@ def main() -> None:
         help="take edits over from a run of `nmg bench`, and add what it lacks",
     )
     arguments = p.parse_args()
-    write_report(arguments.model, arguments.scenes, arguments.records)
+    write_report(arguments.model, arguments.scenes, arguments.edits, arguments.records)
     print(arguments.model / "README.md")
 
 

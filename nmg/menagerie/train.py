@@ -349,7 +349,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.report:
         from nmg.menagerie.evaluate import write_report
 
-        write_report(out, arguments.report)
+        write_report(out, arguments.report, arguments.report)
 
 
 def run_stage(
