@@ -72,8 +72,8 @@ TASKS = {
             {"style": "plain"},
             ("oil painting", "pencil sketch", "at night"),
         ),
-        Task("viewpoint alteration", "view", MasaCtrl(start_step=0.2, start_layer=3)),
-        Task("pose modification", "pose", MasaCtrl(start_step=0.2, start_layer=3), {"kind": "cat"}),
+        Task("viewpoint alteration", "view", MasaCtrl(start_step=0.4, start_layer=3)),
+        Task("pose modification", "pose", MasaCtrl(start_step=0.4, start_layer=3), {"kind": "cat"}),
         Task("cat to dog", "kind", Pix2PixZero(("cat", "dog")), {"kind": "cat"}, ("dog",)),
         Task("dog to cat", "kind", Pix2PixZero(("dog", "cat")), {"kind": "dog"}, ("cat",)),
     )
