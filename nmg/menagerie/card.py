@@ -108,8 +108,8 @@ def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
         for task, values in edits["tasks"].items()
     ]
     return (
-        f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), with scales chosen on "
-        f"validation scenes ({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
+        f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), at fixed scales "
+        f"({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
         "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
         f"autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
     )
@@ -127,9 +127,12 @@ def _limits(report: dict[str, Any]) -> str:
     accuracy = report["generation"]["accuracy"]
     weakest = sorted(accuracy, key=accuracy.__getitem__)[:3]
     named = ", ".join(f"{name} ({accuracy[name]:.2f})" for name in weakest)
+    shares = {task: values["NMG"]["success"] for task, values in report["edits"]["tasks"].items() if "NMG" in values}
+    failing = [f"{task} ({share:.2f})" for task, share in shares.items() if share is not None and share < 0.5]
+    edits = f" Edits that mostly fail: {', '.join(failing)}." if failing else ""
     return (
         f"## Limits\n\nThe model knows the words of its captions and nothing else; a photograph comes out as the nearest drawn "
-        f"scene that its latent can hold. It is weakest at: {named}.\n"
+        f"scene that its latent can hold. It is weakest at: {named}.{edits}\n"
     )
 
 
