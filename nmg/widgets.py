@@ -580,7 +580,7 @@ class Panel(w.VBox):
         return f"from step {first} of {settings.steps} on"
 
     def _show_preset(self, settings: Settings) -> None:
-        """The preset that the editor is, if it is one."""
+        """The preset that the editor is, if it is one; without a target there is no kind of edit."""
 
         def fits(preset: Preset) -> bool:
             try:
@@ -589,7 +589,7 @@ class Panel(w.VBox):
                 return False
 
         chosen = self._presets.get(self._preset.value)
-        fitting = [preset for preset in self._presets.values() if fits(preset)]
+        fitting = [preset for preset in self._presets.values() if settings.targets() and fits(preset)]
         # Several kinds of edit share an editor: the words that change tell which it is.
         words = {word for words in changed_words(settings.source, settings.target) for word in words}
         fitting.sort(key=lambda preset: (preset is not chosen, words.isdisjoint(preset.words)))

@@ -276,7 +276,7 @@ def photograph(panel: Panel, path: Path, limit: int = 400_000) -> None:
 def try_out(panel: Panel, control: str) -> None:
     """Fill the history: turn both scales and a control of the editor's own, and go back to the first edit."""
     first = panel.result()
-    for name, share in (("noise-map-scale", -0.2), ("text-scale", 0.2), (control, 0.4)):
+    for name, share in (("noise-map-scale", -0.2), ("text-scale", 0.2), (control, -0.3)):
         panel.result(functools.partial(panel.drag, name, share))
     panel.part("tried").first.click()
     panel.until(lambda: panel.picture("edit") == first, "the first edit is back")
