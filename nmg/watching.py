@@ -97,6 +97,7 @@ class _Running(Editor):
         return self.editor.mask(run)
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
+        # The source is watched too: it takes part in the call, whatever the editor knows of it (`Editor.known`).
         return rows.most("text", self.editor.copies(run, step))
 
     def attend(self, run: Run, step: Step) -> Attend:

@@ -394,6 +394,23 @@ def test_edits_take_over_the_records_of_a_benchmark(tiny, tmp_path):
     assert rows["DDIM"] == {name: found[-1].metrics[name] for name in ("psnr", "success")}
 
 
+def test_curves_are_means_of_neighbours_without_rows_of_counts_alone():
+    rows = [{"samples": 10 * n, "minutes": n / 2, "loss": 1 / n} for n in range(1, 100)]
+    thin = train.thinned([*rows, {"samples": 991, "minutes": 49.5}])
+    assert len(thin) == 33 and thin[0] == pytest.approx({"samples": 20, "minutes": 1, "loss": (1 + 1 / 2 + 1 / 3) / 3})
+    assert train.thinned(rows[:5]) == rows[:5]
+
+
+def test_a_card_shows_the_curves_of_a_training(trained, tmp_path):
+    training = json.loads((trained / "pipeline" / "training.json").read_text())
+    figure = card.curves(training)
+    drawn = [line.get_xdata().tolist() for axes in figure.axes for line in axes.lines]
+    seen = {name: [row["samples"] / 1e3 for row in rows] for name, rows in training["curves"].items()}
+    after = [training["stages"]["vae"]["samples"] / 1e3 + n for n in seen["decoder"]]
+    assert drawn == [pytest.approx(seen["vae"]), pytest.approx(after), pytest.approx(seen["unet"])]
+    figure.savefig(tmp_path / card.CURVES)
+
+
 def test_the_card_names_the_scale_of_each_editor():
     edits = {
         "scenes": {"colour change": 1},
@@ -404,3 +421,5 @@ def test_the_card_names_the_scale_of_each_editor():
     text = card._edits(edits, {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0})
     assert "noise_map_scale 10 for PromptToPrompt and 30 for MasaCtrl; gradient_scale 5000, text_scale 3" in text
     assert "| colour change | 1 | 1.00 / 20.0 |" in text
+    edits["noise_map_scales"] = {"PromptToPrompt": 30.0, "MasaCtrl": 30.0}
+    assert "(noise_map_scale 30; gradient_scale" in card._edits(edits, {"gradient_scale": 5000.0, "text_scale": 3.0})

@@ -248,12 +248,12 @@ class _Running(Editor):
 
     Attributes:
         embeddings: the text that the rows follow.
-        noise: of the source's null and text copy in this step, once it was asked for.
+        noise: of the source's null and text copy, by the step that it was asked for last.
     """
 
     config: Pix2PixZero
     embeddings: TextEmbeddings
-    noise: list[Doubled] = field(default_factory=list)
+    noise: dict[int, Doubled] = field(default_factory=dict)
 
     def text(self, run: Run, step: Step) -> TextEmbeddings:
         return self.embeddings
@@ -268,7 +268,8 @@ class _Running(Editor):
         looks: list[Tensor] = []
         texts = torch.cat([rows.source(null_text), rows.source(content_text)])
         copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
-        self.noise[:] = [run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)]
+        self.noise.clear()
+        self.noise[step.index] = run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)
 
         # One gradient step of every target.
         gradients = []
@@ -283,7 +284,7 @@ class _Running(Editor):
         return torch.cat([null, content])
 
     def known(self, run: Run, step: Step) -> Doubled | None:
-        return self.noise[0] if self.noise else None
+        return self.noise.get(step.index)
 
     @staticmethod
     def gradient(run: Run, step: Step, pair: Latents, text: TextEmbeddings, looks: list[Tensor]) -> Latents:

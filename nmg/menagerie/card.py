@@ -29,7 +29,7 @@ on; every figure below is from other seeds.
 
 {training}
 
-![The autoencoder's pictures and the network's noise error while they were trained]({curves})
+![PSNR of the autoencoder and error of the predicted noise during the training]({curves})
 
 Settings of `python -m nmg.menagerie.train`: {settings}.
 """
@@ -49,7 +49,7 @@ def write(training: dict[str, Any], report: dict[str, Any]) -> str:
         seed=TRAIN_SEEDS,
         curves=CURVES,
         settings=", ".join(f"{k} {v}" for k, v in training["settings"].items()),
-        training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes"], stages),
+        training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes by the clock"], stages),
     )
     return "\n".join([head, _quality(report), _edits(report["edits"], report["scales"]), _limits(report)])
 
@@ -61,7 +61,7 @@ def curves(training: dict[str, Any]) -> Figure:
     sharpness, error = figure.subplots(1, 2)
     seen = 0.0
     for name, label in (("vae", "whole"), ("decoder", "decoder alone")):
-        rows = [row for row in training["curves"][name] if "psnr" in row]
+        rows = training["curves"][name]
         samples = [seen + row["samples"] for row in rows]
         sharpness.plot([n / 1e3 for n in samples], [row["psnr"] for row in rows], ".-", label=label)
         seen = training["stages"][name]["samples"]
@@ -100,7 +100,10 @@ def _quality(report: dict[str, Any]) -> str:
 
 def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     methods = list(next(iter(edits["tasks"].values())))
-    by_editor = " and ".join(f"{value:g} for {editor}" for editor, value in edits["noise_map_scales"].items())
+    used = edits["noise_map_scales"]
+    by_editor = " and ".join(f"{value:g} for {editor}" for editor, value in used.items())
+    if len(set(used.values())) == 1:
+        by_editor = f"{next(iter(used.values())):g}"
     held = ", ".join(f"{name} {value:g}" for name, value in scales.items() if name != "noise_map_scale")
     chosen = f"noise_map_scale {by_editor}; {held}"
     rows = [

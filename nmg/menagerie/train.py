@@ -419,13 +419,13 @@ def read_log(log: Path) -> list[dict[str, float]]:
 
 
 def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str, float]]:
-    """At most so many rows, each the mean of as many neighbours, by the names that they all have."""
+    """At most so many rows, each the mean of as many neighbours; without those that hold counts alone, such as the last of a
+    stage that stopped between two records."""
+    most = max(map(len, rows))
+    rows = [row for row in rows if len(row) == most]
     size = math.ceil(len(rows) / points)
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return [
-        {name: sum(row[name] for row in group) / len(group) for name in set.intersection(*map(set, group))}
-        for group in groups
-    ]
+    return [{name: sum(row[name] for row in group) / len(group) for name in group[0]} for group in groups]
 
 
 def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, classifier: Any) -> None:
