@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nmg import rows
 from nmg._types import Doubled, Latents, TextEmbeddings
+from nmg.activations import sparing
 from nmg.attention import Attend, attending
 from nmg.backbone import Backbone, frozen
 from nmg.ddim import Step, spread, transfer
@@ -109,5 +110,5 @@ class Run:
         # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
         # again in it.
         unet = self.backbone.unet
-        with torch.inference_mode(False), torch.enable_grad(), attending(unet, attend), frozen(unet):
+        with torch.inference_mode(False), torch.enable_grad(), attending(unet, attend), frozen(unet), sparing(unet):
             yield

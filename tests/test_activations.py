@@ -1,0 +1,207 @@
+"""A gradient pass that keeps less gives the same gradient."""
+
+import weakref
+
+import pytest
+import torch
+from diffusers.models.attention import FeedForward
+from torch.autograd.graph import saved_tensors_hooks
+
+from nmg import Backbone, NoiseMap, Pix2PixZero, activations, edit, prepare, steps
+from nmg.activations import sparing
+from nmg.backbone import frozen
+from nmg.inversion import rise
+
+SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
+
+
+@pytest.fixture
+def everywhere(monkeypatch):
+    """Small layers are spared, too."""
+    monkeypatch.setattr(activations, "WORTHWHILE", 1)
+
+
+@pytest.fixture
+def run(build):
+    backbone = Backbone(build())
+    return prepare(backbone, rise(backbone, torch.randn(1, 4, 16, 16), SOURCE, 2))
+
+
+def gradient_of(run, x):
+    """The gradient, and the bytes that the pass kept."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    step = steps(run.backbone.scheduler, 10)[3]
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        gradient, eps = run.gradient(x, step, run.null, lambda z, eps: (eps**2).sum())
+    weights = {p.untyped_storage().data_ptr() for p in run.backbone.unet.parameters()}
+    return gradient, eps, sum(size for place, size in kept.items() if place not in weights)
+
+
+def forwards(unet):
+    return {name: (m.__dict__.get("forward"), m.__dict__.get("_conv_forward")) for name, m in unet.named_modules()}
+
+
+def test_the_gradient_is_the_same_and_less_is_kept(run, monkeypatch):
+    x = torch.randn(1, 4, 16, 16)
+    found = {}
+    for worthwhile in (1, 2**60):
+        monkeypatch.setattr(activations, "WORTHWHILE", worthwhile)
+        found[worthwhile] = gradient_of(run, x)
+    (spared, eps, less), (expected, expected_eps, more) = found.values()
+    assert expected.abs().max() > 0
+    assert torch.equal(spared, expected) and torch.equal(eps, expected_eps)
+    assert less < 0.7 * more
+
+
+def test_the_gradient_of_a_text_is_the_same(run, monkeypatch):
+    x, step = torch.randn(1, 4, 16, 16), steps(run.backbone.scheduler, 10)[3]
+    found = []
+    for worthwhile in (1, 2**60):
+        monkeypatch.setattr(activations, "WORTHWHILE", worthwhile)
+        found.append(run.text_gradient(x, step, run.text, lambda eps: (eps**2).sum())[0])
+    assert found[1].abs().max() > 0 and torch.equal(*found)
+
+
+@pytest.mark.parametrize("editor", [None, Pix2PixZero()], ids=["p2p", "pix2pix-zero"])
+def test_an_edit_is_the_same(build, picture, monkeypatch, editor):
+    pipe, found = build(), []
+    for worthwhile in (1, 2**60):
+        monkeypatch.setattr(activations, "WORTHWHILE", worthwhile)
+        options = {"guidance": NoiseMap(noise_map_scale=1.0), "editor": editor, "steps": 2, "progress": False}
+        found.append(edit(pipe, picture, SOURCE, [TARGET], **options).latents)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_every_forward_is_put_back(build, everywhere, error):
+    unet = build().unet
+    own = unet.conv_in.forward = lambda x: x
+    before = forwards(unet)
+    try:
+        with frozen(unet), sparing(unet):
+            assert forwards(unet) != before
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        pass
+    assert forwards(unet) == before and unet.conv_in.forward is own
+
+
+def test_weights_that_need_a_gradient_get_the_right_one(build, everywhere):
+    torch.manual_seed(0)
+    unet, x = build().unet, torch.randn(1, 4, 16, 16)
+    text = torch.randn(1, 5, unet.config.cross_attention_dim)
+    found = []
+    with torch.enable_grad():
+        for block in (sparing(unet), torch.enable_grad()):
+            with block:
+                eps = unet(x, 5, text).sample
+                found.append(torch.autograd.grad((eps**2).sum(), [unet.conv_in.weight, unet.conv_out.weight]))
+    for spared, expected in zip(*found, strict=True):
+        assert expected.abs().max() > 0
+        assert torch.equal(spared, expected)
+
+
+@pytest.mark.parametrize("way", ["checkpointed", "compiled", "part compiled"])
+def test_networks_that_decide_for_themselves_are_left_alone(build, everywhere, way):
+    unet = build().unet
+    if way == "checkpointed":
+        unet.enable_gradient_checkpointing()
+    elif way == "compiled":
+        unet = torch.compile(unet, backend="eager")
+    else:
+        unet.mid_block.compile(backend="eager")
+    before = forwards(unet)
+    with frozen(unet), sparing(unet):
+        assert forwards(unet) == before
+
+
+def test_small_layers_are_not_worth_it(run):
+    x = torch.randn(1, 4, 16, 16)
+    seen = gradient_of(run, x)[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activations, "WORTHWHILE", 2**60)
+        assert gradient_of(run, x)[2] == seen
+
+
+def test_layers_that_are_loaded_when_they_run(run, everywhere):
+    """Sequential offload has forwards of its own in the layers, and loads and unloads in them."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    calls = {"before": 0, "after": 0}
+
+    class Loading(ModelHook):
+        def pre_forward(self, module, *args, **options):
+            calls["before"] += 1
+            return args, options
+
+        def post_forward(self, module, output):
+            calls["after"] += 1
+            return output
+
+    x = torch.randn(1, 4, 16, 16)
+    expected = gradient_of(run, x)[0]
+    layers = [m for m in run.backbone.unet.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    for module in layers:
+        add_hook_to_module(module, Loading())
+    assert torch.equal(gradient_of(run, x)[0], expected)
+    assert calls["before"] == calls["after"] == len(layers)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_a_convolution_keeps_no_input(everywhere, order):
+    layer = torch.nn.Conv2d(4, 4, 3, padding=1).to(memory_format=order)
+    x = torch.randn(2, 4, 8, 8).to(memory_format=order)
+    kept, found = [], []
+    for spared in (False, True):
+        with torch.enable_grad(), frozen(layer):
+            z = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            with sparing(layer) if spared else torch.enable_grad():
+                # Not a leaf, as in a network: only the graph holds it.
+                held = z * 1
+                y = layer(held)
+                weak = weakref.ref(held)
+                del held
+                kept.append(weak() is not None)
+                found.append((y, *torch.autograd.grad((y**2).sum(), z)))
+    assert kept == [True, False]
+    for plain, spared in zip(*found, strict=True):
+        assert torch.equal(plain, spared) and plain.stride() == spared.stride()
+
+
+def test_a_convolution_of_another_kind_is_left_alone(everywhere):
+    class Squared(torch.nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) * x
+
+    class Wrapping(torch.nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return x * super()._conv_forward(x, weight, bias)
+
+    for kind in (Squared, Wrapping):
+        layer, x = kind(4, 4, 3, padding=1).requires_grad_(False), torch.randn(1, 4, 8, 8)
+        found = []
+        for block in (torch.enable_grad(), sparing(layer)):
+            with torch.enable_grad(), block:
+                z = x.clone().requires_grad_()
+                found.append(torch.autograd.grad(layer(z).sum(), z)[0])
+        assert torch.equal(*found)
+
+
+def test_dropout_is_the_same_on_the_way_back(everywhere):
+    layer = FeedForward(8, dropout=0.5).requires_grad_(False).train()
+    x, found = torch.randn(1, 16, 8), []
+    for block in (torch.enable_grad(), sparing(layer)):
+        torch.manual_seed(3)
+        with torch.enable_grad(), block:
+            z = x.clone().requires_grad_()
+            y = layer(z)
+            torch.rand(5)
+            found.append((y, *torch.autograd.grad(y.sum(), z)))
+    for plain, spared in zip(*found, strict=True):
+        assert torch.equal(plain, spared)
