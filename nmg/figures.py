@@ -32,7 +32,7 @@ def sheet(
     """A table of pictures.
 
     Args:
-        pictures: rows of pictures; None leaves a cell empty.
+        pictures: rows of pictures; None leaves a cell empty but for its note.
         columns: a heading for each column.
         rows: a label for each row, beside it; a line break starts a smaller second line.
         notes: a line below each picture.
@@ -48,9 +48,9 @@ def sheet(
         )
     # All lengths are in inches, from the lower left corner.
     gap, label, head = 0.08 * inch, (0.95 if rows else 0.08) * inch, _head(title, columns)
-    foot = 0.18 if notes else 0.0
+    feet = [0.18 if any(row) else 0.0 for row in notes] or [0.0] * len(pictures)
     width = label + len(columns) * (inch + gap)
-    height = head + len(pictures) * (inch + foot + gap)
+    height = head + sum(feet) + len(pictures) * (inch + gap)
     figure = Figure((width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
@@ -60,12 +60,15 @@ def sheet(
         _text(figure, middle, height - head + 0.05, heading, va="bottom", fontsize=8.5)
 
     for r, row in enumerate(pictures):
-        bottom = height - head - (r + 1) * (inch + foot + gap) + foot + gap
+        bottom = height - head - sum(feet[:r]) - (r + 1) * (inch + gap) + gap
         if rows:
             _label(figure, label - 0.1 * inch, bottom + inch / 2, rows[r])
         for c, picture in enumerate(row):
+            left, note = label + c * (inch + gap), notes[r][c] if notes else ""
             if picture is not None:
-                _picture(figure, label + c * (inch + gap), bottom, inch, picture, notes[r][c] if notes else "")
+                _picture(figure, left, bottom, inch, picture, note)
+            elif note:
+                _text(figure, left + inch / 2, bottom + inch / 2, note, va="center", fontsize=7.5, color="#777777")
     return figure
 
 

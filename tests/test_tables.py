@@ -415,6 +415,23 @@ def test_a_sheet_shows_the_pictures_of_the_methods_that_are_named(folder):
     assert plots.sheet(group, folder / "elsewhere") is None
 
 
+def test_a_sheet_prefers_whole_items_and_names_a_picture_that_is_missing(folder):
+    records = tables.gather(folder)
+    lost = [
+        dataclasses.replace(r, pictures={}) if (r.method, r.item) == ("NMG", records[0].item) else r for r in records
+    ]
+    assert len(lost) == len(records) and lost != records
+
+    def words(figure):
+        return [text.get_text() for text in figure.texts]
+
+    count = len(only(records).rows)
+    one, every = (plots.sheet(only(lost), folder, columns=n) for n in (1, 9))
+    assert len(one.axes) == count and "no picture" not in words(one)
+    assert words(every).count("no picture") == 1
+    assert "no picture" not in words(plots.sheet(only(records), folder))
+
+
 def test_a_sheet_takes_every_task_before_a_second_item():
     items = [("a", "0"), ("a", "1"), ("a", "2"), ("b", "0")]
     assert plots._spread(items, 3) == [("a", "0"), ("a", "1"), ("b", "0")]

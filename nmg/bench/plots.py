@@ -256,7 +256,8 @@ def sheet(
     metric: str = "psnr",
     truths: Mapping[Item, Image.Image] | None = None,
 ) -> Figure | None:
-    """The edits of a few items, a row per method; None if no picture was kept.
+    """The edits of a few items, a row per method; None if no picture was kept. Items that every method has a picture of come
+    first, and a cell without one says so.
 
     Args:
         folder: what the records' pictures are relative to.
@@ -268,7 +269,8 @@ def sheet(
     labels = [label for label in group.rows if label in (methods or group.rows)]
     kept = {label: _pictured(group.rows[label], folder) for label in labels}
     kept = {label: pictures for label, pictures in kept.items() if pictures}
-    items = _spread([item for pictures in kept.values() for item in pictures], columns)
+    found = dict.fromkeys(item for pictures in kept.values() for item in pictures)
+    items = _spread(sorted(found, key=lambda item: sum(item not in pictures for pictures in kept.values())), columns)
     if not items:
         return None
     first = {item: next(pictures[item][0] for pictures in kept.values() if item in pictures) for item in items}
@@ -276,8 +278,8 @@ def sheet(
     notes: list[list[str]] = []
     for pictures in kept.values():
         row = [pictures.get(item) for item in items]
-        cells.append([Image.open(found[1]).convert("RGB") if found else None for found in row])
-        notes.append([_note(found[0], metric) if found else "" for found in row])
+        cells.append([Image.open(seen[1]).convert("RGB") if seen else None for seen in row])
+        notes.append([_note(seen[0], metric) if seen else "no picture" for seen in row])
     rows = [NAMED.get(label, label.replace(", ", "\n", 1)) for label in kept]
     if shown := [truths.get(item) for item in items] if truths and truths.keys() & {*items} else []:
         cells.append(shown)
@@ -293,7 +295,7 @@ def _pictured(rows: Iterable[Record], folder: Path) -> dict[Item, tuple[Record, 
 
 
 def _spread(items: Iterable[Item], count: int) -> list[Item]:
-    """The first item of each task, then the second of each, until there are enough; sorted by task again."""
+    """The first item of each task, then the second of each, until there are enough; by task again."""
     tasks: dict[str, list[Item]] = {}
     for item in dict.fromkeys(items):
         tasks.setdefault(item[0], []).append(item)
