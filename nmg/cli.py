@@ -38,7 +38,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     source = _described(arguments, pipe, image, source)
     targets = targets or list(editor.targets(trajectory.prompt if trajectory else source or ""))
-    guidance = made("guidance", arguments, menagerie.SCALES if menagerie.describe(pipe) else None)
+    guidance = made("guidance", arguments, menagerie.SCALES if menagerie.is_bundled(pipe) else None)
     sides = [side for side in arguments.direction or () if not side.endswith(".txt")]
     _note_words(pipe, [source or "", *arguments.target, *(sides if len(sides) == 2 else ())])
     result = nmg.edit(
@@ -76,10 +76,10 @@ def _recipe(
     """All settings of an edit."""
     trajectory, backbone = result.trajectory, nmg.Backbone(pipe)
     height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
-    return Recipe(
-        model=backbone.name,
+    return Recipe.of(
+        backbone,
+        result.source,
         image=_portable(arguments.image),
-        digest="" if result.source is None else digest(result.source),
         source=trajectory.prompt,
         targets=tuple(targets),
         guidance=guidance,
@@ -87,12 +87,10 @@ def _recipe(
         steps=len(trajectory.steps),
         width=width,
         height=height,
-        negative=editor.negative(trajectory.prompt) if arguments.negative is None else arguments.negative,
+        negative=arguments.negative,
         inversion=trajectory.inversion,
         convention=trajectory.convention,
         offset=_offset(backbone, trajectory),
-        dtype=str(pipe.unet.dtype).removeprefix("torch."),
-        version=nmg.__version__,
     )
 
 
@@ -117,7 +115,7 @@ def run_invert(arguments: argparse.Namespace) -> None:
     trajectory.save(out)
     print(out)
     if texts:
-        own = menagerie.SCALES if menagerie.describe(pipe) else {}
+        own = menagerie.SCALES if menagerie.is_bundled(pipe) else {}
         given = arguments.text_scale
         scale = own.get("text_scale", NullText.text_scale) if given is None else given
         nmg.find_null_texts(pipe, trajectory, NullText(scale)).save(texts)
@@ -132,6 +130,7 @@ def run_replay(arguments: argparse.Namespace) -> None:
     if arguments.show:
         print(recipe.to_json())
         return
+    out = _writable(arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png"), ".png")
     image = _opened(arguments.image or recipe.image)
     if image is None:
         raise ValueError("the picture was made from a trajectory alone; give its source with --image")
@@ -156,7 +155,6 @@ def run_replay(arguments: argparse.Namespace) -> None:
         convention=recipe.convention,
         offset=recipe.offset,
     )
-    out = arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png")
     print(recipe.save([result.reconstruction, *result.pictures][recipe.row], out))
 
 
@@ -226,7 +224,7 @@ def _model(arguments: argparse.Namespace) -> str | None:
 
 
 def _note_words(pipe: Any, prompts: list[str]) -> None:
-    if menagerie.describe(pipe) and (warning := menagerie.check_words(prompts)):
+    if menagerie.is_bundled(pipe) and (warning := menagerie.check_words(prompts)):
         warnings.warn(warning, stacklevel=2)
 
 

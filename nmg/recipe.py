@@ -8,11 +8,14 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+import nmg
 from nmg import editors, guidance, inversion
+from nmg.backbone import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.inversion import DDIM
@@ -57,6 +60,35 @@ class Recipe:
     offset: int | None = None
     dtype: str = "float32"
     version: str = field(default="")
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        picture: Image.Image | None,
+        *,
+        source: str,
+        editor: Editor,
+        negative: str | None,
+        **settings: Any,
+    ) -> Recipe:
+        """The recipe of an edit by a loaded model.
+
+        Args:
+            picture: the source as the model saw it; None if only its trajectory was given.
+            negative: None for the editor's habit.
+            settings: the other fields.
+        """
+        return cls(
+            model=backbone.name,
+            digest="" if picture is None else digest(picture),
+            source=source,
+            editor=editor,
+            negative=editor.negative(source) if negative is None else negative,
+            dtype=str(backbone.unet.dtype).removeprefix("torch."),
+            version=nmg.__version__,
+            **settings,
+        )
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

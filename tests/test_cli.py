@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import nmg
+from nmg import pipelines
 from nmg._arguments import parser
 from nmg._methods import GUIDANCES, TABLES, Method, made
 from nmg.cli import main
@@ -207,6 +208,20 @@ def test_replay_notices_another_picture(here, picture, capsys):
     Scene.sample(10_001).render(128).save("scene.png")
     assert main(["replay", "edit.png"]) == 2
     assert "is not the picture that was edited" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["again.jpg", "."])
+def test_replay_refuses_what_it_can_not_write_before_it_begins(here, picture, capsys, monkeypatch, out):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
+    monkeypatch.setattr(pipelines, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert main(["replay", "edit.png", "--out", out]) == 2
+    assert "can't be written; give the path of a .png file" in capsys.readouterr().err
+
+
+def test_replay_makes_the_folder_that_it_writes_to(here, picture):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
+    assert main(["replay", "edit.png", "--out", "new/folder/again"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("new/folder/again.png"))
 
 
 def test_replay_shows_the_settings(here, capsys):

@@ -16,7 +16,7 @@ from nmg.menagerie import model as menagerie
 from nmg.panel.engine import Engine, Tried
 from nmg.panel.origin import PREFIX, Origin
 from nmg.panel.settings import EDITOR_CONTROLS, GUIDANCE_CONTROLS, Settings
-from nmg.recipe import Recipe, digest
+from nmg.recipe import Recipe
 
 # ---------------------------------------------------------------- as code
 
@@ -49,7 +49,7 @@ def _head(backbone: Backbone, origin: Origin) -> str:
     lines = ["import nmg"]
     if origin.name.startswith(PREFIX):
         lines.append("from nmg.menagerie import scene")
-    name = menagerie.NAME if menagerie.describe(backbone) else backbone.name
+    name = menagerie.NAME if menagerie.is_bundled(backbone) else backbone.name
     lines.append(f"\n# pipe: as the panel was given it, such as nmg.load({json.dumps(name)})")
     if not origin.name:
         lines.append("# image: the picture that the panel was given")
@@ -108,25 +108,21 @@ def _told(method: Any) -> dict[str, Any]:
 
 def recipe(tried: Tried, engine: Engine, image: str) -> Recipe:
     """All settings of a picture; `image` says where the source lies."""
-    settings, backbone = tried.settings, engine.backbone
-    editor = settings.editor_method
-    width, height = engine.picture.size
-    return Recipe(
-        model=backbone.name,
+    settings, (width, height) = tried.settings, engine.picture.size
+    return Recipe.of(
+        engine.backbone,
+        engine.picture,
         image=image,
-        digest=digest(engine.picture),
         source=settings.source,
         targets=tuple(settings.targets()),
         guidance=settings.guidance_method,
-        editor=editor,
+        editor=settings.editor_method,
         steps=settings.steps,
         width=width,
         height=height,
-        negative=editor.negative(settings.source) if settings.negative is None else settings.negative,
+        negative=settings.negative,
         row=0 if tried.edit is None else 1,
         inversion=engine.inversion,
-        dtype=str(backbone.unet.dtype).removeprefix("torch."),
-        version=nmg.__version__,
     )
 
 
