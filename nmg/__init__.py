@@ -12,10 +12,13 @@ from nmg.ddim import Step, steps, transfer
 from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import CFG, Direct, NegativePrompt, NoiseMap, NullText, NullTexts, ProxNegativePrompt
 from nmg.inversion import DDIM, EditFriendly, FixedPoint, Regularised, Trajectory, invert
+from nmg.presets import suited
 from nmg.sampling import Edit, denoise, edit, find_null_texts, prepare
 from nmg.watching import Watching
 
 __version__ = "0.1.0"
+LATER = ("bench", "captioning", "examples", "figures", "metrics", "pipelines", "widgets")
+"""Modules that are imported when they are first asked for: the panel needs ipywidgets, a figure Matplotlib."""
 
 __all__ = [
     # load and edit
@@ -32,10 +35,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """diffusers' pipelines take seconds to import, and the panel needs ipywidgets: only who asks for them waits."""
-    if name == "widgets":
-        return importlib.import_module("nmg.widgets")
-    if name in ("load", "suited", "NoiseMapGuidancePipeline"):
+    """diffusers' pipelines take seconds to import: only who asks for them waits."""
+    if name in LATER:
+        return importlib.import_module(f"nmg.{name}")
+    if name in ("load", "NoiseMapGuidancePipeline"):
         from nmg import pipelines
 
         return getattr(pipelines, name)

@@ -212,8 +212,8 @@ def _guidance(p: argparse.ArgumentParser) -> None:
         "--guidance",
         choices=GUIDANCES,
         default=next(iter(GUIDANCES)),
-        help="none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are those "
-        "that the paper compares with (default: %(default)s)",
+        help="none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are what "
+        "it is compared with (default: %(default)s)",
     )
     g.add_argument("--text-scale", type=float, metavar="S_T", help=f"classifier-free guidance {_default('text_scale')}")
     for add in (_noise_map, _null_text, _proximal):

@@ -41,7 +41,7 @@ def describe(pipe: Any, image: Any, model: str = BLIP, size: tuple[int, int] | N
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     picture = backbone.prepare(image, size)
-    if menagerie.describe(backbone):
+    if menagerie.is_bundled(backbone):
         return caption(_scene(images.fit(picture, *backbone.native_size)))
     return _blip(picture, model, backbone.device)
 

@@ -45,12 +45,12 @@ def prompt_to_prompt(pipe: Any, folder: str | Path = "images") -> dict[str, Exam
         pipe: a loaded pipeline; the bundled model gets scenes, any other photographs.
         folder: where the photographs lie.
     """
-    return _scenes(PromptToPrompt) if menagerie.describe(pipe) else _photographs(Path(folder))
+    return _scenes(PromptToPrompt) if menagerie.is_bundled(pipe) else _photographs(Path(folder))
 
 
 def masactrl(pipe: Any, folder: str | Path = "images") -> dict[str, Example]:
     """An example of viewpoint alteration and of pose modification; see `prompt_to_prompt`."""
-    if menagerie.describe(pipe):
+    if menagerie.is_bundled(pipe):
         return _scenes(MasaCtrl)
     woman, cat = (images.load(Path(folder) / f"{name}.png") for name in ("astronaut", "chelsea"))
     suit, blanket = "a photo of a woman in a space suit", "a photo of a cat {} on a blanket"
@@ -79,7 +79,7 @@ def pix2pix_zero(pipe: Any, folder: str | Path = "images", dog: Any = None) -> d
     Raises:
         ValueError: for a photograph on the bundled model, which draws its own dogs.
     """
-    if menagerie.describe(pipe):
+    if menagerie.is_bundled(pipe):
         if dog is not None:
             raise ValueError("the bundled model edits drawn scenes; leave the photograph of a dog out")
         return _scenes(Pix2PixZero)

@@ -12,9 +12,10 @@ import torch
 from nmg import images
 from nmg.backbone import Backbone
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import NoiseMap, Plan
+from nmg.guidance import Plan
 from nmg.inversion import Trajectory, invert
 from nmg.menagerie import model as menagerie
+from nmg.presets import suited
 from nmg.sampling import Descent, bar_of, denoise, prepare
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -71,16 +72,6 @@ def load(
     # Editing needs no gradient for parameters; frozen here, they need not be frozen anew for every pass.
     pipe.unet.requires_grad_(False)
     return pipe.to(device)
-
-
-def suited(pipe: Any, **scales: Any) -> NoiseMap:
-    """Noise map guidance with the scales that suit a model: the paper's, or the bundled model's own.
-
-    Args:
-        scales: `noise_map_scale`, `gradient_scale`, `text_scale`, `energy` or `level` to set; None leaves the model's.
-    """
-    own: dict[str, Any] = menagerie.SCALES if menagerie.describe(pipe) else {}
-    return NoiseMap(**{**own, **{name: value for name, value in scales.items() if value is not None}})
 
 
 def generate(

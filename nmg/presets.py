@@ -1,4 +1,4 @@
-"""Presets by kind of edit, with a line on when to use each."""
+"""Settings that suit a model: scales of noise map guidance, and presets by kind of edit, with a line on when to use each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.guidance import NoiseMap
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import FACTORS
 from nmg.menagerie.tasks import TASKS
@@ -47,9 +48,19 @@ class Preset:
     words: frozenset[str] = frozenset()
 
 
+def suited(pipe: Any, **scales: Any) -> NoiseMap:
+    """Noise map guidance with the scales that suit a model: the paper's, or the bundled model's own.
+
+    Args:
+        scales: `noise_map_scale`, `gradient_scale`, `text_scale`, `energy` or `level` to set; None leaves the model's.
+    """
+    own: dict[str, Any] = menagerie.SCALES if menagerie.is_bundled(pipe) else {}
+    return NoiseMap(**{**own, **{name: value for name, value in scales.items() if value is not None}})
+
+
 def presets_for(pipe: Any) -> dict[str, Preset]:
     """The presets that suit a model, by name: those that the bundled model was measured with, or those for photographs."""
-    if menagerie.describe(pipe):
+    if menagerie.is_bundled(pipe):
         return {
             name: Preset(name, WHEN[name], _constant(task.editor), frozenset(map(str, FACTORS[task.factor])))
             for name, task in TASKS.items()

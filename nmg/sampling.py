@@ -15,10 +15,11 @@ from nmg._types import Latents
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap, NullText, NullTexts, Plan
+from nmg.guidance import CFG, NullText, NullTexts, Plan
 from nmg.guidance.path import Following, NetworkChanged, Walking, key_of
 from nmg.inversion import DDIM, SourcePath, Trajectory, bar, invert
 from nmg.inversion.walk import Callback
+from nmg.presets import suited
 from nmg.run import Run
 
 
@@ -170,7 +171,7 @@ def edit(
         source: what the picture shows; not needed with a trajectory.
         targets: what the edited pictures should show, one prompt each; none for the reconstruction alone, or
             for what the editor does without a target prompt.
-        guidance: how the source row is kept on its path; `NoiseMap()` if not given.
+        guidance: how the source row is kept on its path; `suited(pipe)` if not given: `NoiseMap` at the model's scales.
         editor: what the targets take from the source; `PromptToPrompt()` if not given.
         steps: DDIM steps of the inversion, 50 if not given.
         size: width and height in pixels; the model's own if not given.
@@ -184,7 +185,7 @@ def edit(
         TypeError, ValueError, FileNotFoundError: for an input that can't be used, with what works.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    guidance, editor = guidance or NoiseMap(), editor or PromptToPrompt()
+    guidance, editor = guidance or suited(backbone), editor or PromptToPrompt()
     known = image.prompt if isinstance(image, Trajectory) else source
     targets = _checked(targets) or editor.targets(known or "")
     picture = None
@@ -224,7 +225,7 @@ def _check_all(
     """Raise for all that can be wrong, before anything is computed."""
     backbone.check([*prompts, plan.negative or ""])
     ddim.steps(backbone.scheduler, plan.steps, offset)
-    editor.check(backbone, prompts)
+    editor.check(backbone, prompts, plan)
     plan.inversion.check(plan.convention)
     guidance.check(plan)
 

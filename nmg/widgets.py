@@ -39,7 +39,7 @@ from nmg.panel.engine import KNOWN, Doing, Engine, Tried
 from nmg.panel.keeping import code, save
 from nmg.panel.origin import Origin
 from nmg.panel.settings import LABELS, Settings
-from nmg.presets import Preset, changed_words, presets_for
+from nmg.presets import Preset, changed_words, presets_for, suited
 
 TILES = 12
 """Tried settings in the strip."""
@@ -113,7 +113,6 @@ def panel(
         TypeError, ValueError, FileNotFoundError: for a picture or size that can't be used. What is wrong with the settings
             is said in the panel.
     """
-    from nmg.pipelines import suited
 
     if isinstance(image, Example):
         example, image = image, image.image

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmg import CFG, Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZero, PromptToPrompt, edit
+from nmg import CFG, DDIM, Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZero, PromptToPrompt, edit
+from nmg.guidance import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import baseline
@@ -69,9 +70,10 @@ def test_baseline_refuses_what_it_has_not(own, trajectory):
 def test_every_editor_has_every_prompt(own):
     """The settings that are measured can be prepared for one target and for two."""
     assert tuple(measure.EDITORS) == editors.EDITORS
+    plan = Plan(DDIM(), "aligned", 2, (16, 16))
     for count in (1, 2):
         for make in measure.EDITORS.values():
-            make(count).check(own, measure.PROMPTS[: 1 + count])
+            make(count).check(own, measure.PROMPTS[: 1 + count], plan)
 
 
 def test_clock_takes_the_median_after_the_first():

@@ -249,6 +249,7 @@ def test_a_words_window_that_is_no_part_of_the_steps_is_refused():
         ({"word_map": "odd"}, "aligned and authors work"),
         ({"weights": {"blue": math.nan}}, "weight of 'blue' is nan"),
         ({"weights": {"blue": math.inf}}, "give a finite number"),
+        ({"self_positions": 0}, "self_positions=0 leaves no self-attention"),
     ],
     ids=str,
 )

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import nmg
-from nmg import examples, pipelines
+from nmg import DDIM, examples, pipelines
+from nmg.guidance import Plan
 
+PLAN = Plan(DDIM(), "aligned", 50, (64, 64))
 IMAGES = Path(__file__).parent.parent / "images"
 TASKS = {
     examples.prompt_to_prompt: [
@@ -38,7 +40,7 @@ def test_each_task_has_an_example_whose_words_are_found(which, kind, sd_shaped):
     for example in found.values():
         assert example.source != example.target
         backbone.check([example.source, example.target])
-        example.editor.check(backbone, [example.source, example.target])
+        example.editor.check(backbone, [example.source, example.target], PLAN)
         assert backbone.prepare(example.image).size == backbone.native_size
         assert (example.truth is not None) == (which == "bundled")
 
@@ -46,7 +48,7 @@ def test_each_task_has_an_example_whose_words_are_found(which, kind, sd_shaped):
 def test_a_preset_with_a_missing_word_is_found_out(sd_shaped):
     editor = nmg.PromptToPrompt(weights={"lion": 2.0})
     with pytest.raises(ValueError, match="'lion' does not occur"):
-        editor.check(nmg.Backbone(sd_shaped), ["a cat", "a tiger"])
+        editor.check(nmg.Backbone(sd_shaped), ["a cat", "a tiger"], PLAN)
 
 
 def test_a_given_dog_is_not_drawn(sd_shaped):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import nmg.editors.masactrl as masactrl
-from nmg import CFG, Backbone, Editor, MasaCtrl, denoise, edit, prepare
+from nmg import CFG, Backbone, Editor, MasaCtrl, denoise, edit, prepare, sampling
 from nmg.alignment import find, tokenize
 from nmg.attention import Site, attention, probabilities, sites
 
@@ -387,6 +387,20 @@ def test_a_start_beyond_the_last_step_is_refused(sample, start_step):
 def test_a_mask_that_separates_nothing_is_refused(sample, name, everywhere, ground):
     with pytest.raises(ValueError, match=f"a mask is all {ground} at the latent's size 16×16"):
         sample((JUMPING,), editor=MasaCtrl(**FULL, **{**MASKS, name: np.full((64, 64), everywhere)}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_step": 4}, "start_step=4 leaves none of the 4 steps"),
+        ({**MASKS, "target_mask": np.zeros((64, 64), bool)}, "a mask is all background"),
+    ],
+    ids=["start", "mask"],
+)
+def test_what_fits_no_run_is_refused_before_the_inversion(backbone, picture, monkeypatch, options, message):
+    monkeypatch.setattr(sampling, "invert", lambda *_, **__: pytest.fail("the picture was inverted"))
+    with pytest.raises(ValueError, match=message):
+        edit(backbone, picture, SOURCE, [JUMPING], steps=4, editor=MasaCtrl(**options), progress=False)
 
 
 def test_a_layer_that_the_network_does_not_have_is_refused(sample):

@@ -129,6 +129,18 @@ def test_under_a_direction_the_target_prompt_is_only_a_name(sample, direction):
     assert (first - sample((BLUE,), editor=Pix2PixZero()))[1].abs().max() > 1e-3
 
 
+def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(sample, recwarn):
+    words = Pix2PixZero(("cat", "dog"), amount=0)
+    with pytest.warns(
+        UserWarning, match=rf"follows its direction, to '{DOG}'; the target prompt 'zebra' is only a name"
+    ):
+        sample(("zebra",), editor=words)
+    recwarn.clear()
+    sample((DOG,), editor=words)
+    sample(editor=Pix2PixZero())
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("given", "source", "targets"),
     [

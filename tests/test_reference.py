@@ -1,7 +1,6 @@
 """Parity with recordings of the authors' implementation, step by step (see reference/README.md).
 
-Every `case.json` below the folders of `$NMG_REFERENCE` is a test; without it, those of `tests/reference` and of
-`shared/reference` beside the checkout. A case says by its method, or a unit by its tensors, what is compared, so that
+Every `case.json` below the folders of `$NMG_REFERENCE` is a test; without it, those of `tests/reference`. A case says by its method, or a unit by its tensors, what is compared, so that
 new recordings of the same methods need no new code. The limits are those of `tolerances.json`.
 """
 
@@ -54,7 +53,7 @@ from nmg.inversion import CONVENTIONS, regularised, rise
 from nmg.run import Run
 
 HERE = Path(__file__).parent
-DEFAULT_FOLDERS = (HERE / "reference", HERE.parents[1] / "shared" / "reference")
+DEFAULT_FOLDERS = (HERE / "reference",)
 LATENTS, SINGLE, PICTURE = {"rel_rms": 0.01, "rel_median": 3e-4}, {"rel_rms": 2e-5, "rel_median": 2e-5}, 0.002
 """Limits without a row of their own: latents of a run, a single step or map, and the share of a picture's numbers."""
 

@@ -225,7 +225,7 @@ class Paper:
         """What is edited."""
         if self.suite is not None:
             return self.suite
-        if not menagerie.describe(self.pipe):
+        if not menagerie.is_bundled(self.pipe):
             return self.ready
         trained = Path(self.backbone.name)
         return Menagerie(trained) if (trained / "classifier.safetensors").is_file() else Menagerie()
@@ -344,7 +344,9 @@ class Paper:
     @property
     def _own(self) -> dict[str, Any]:
         """The model's own scales."""
-        return menagerie.SCALES if menagerie.describe(self.pipe) else {"noise_map_scale": self.pictures.noise_map_scale}
+        return (
+            menagerie.SCALES if menagerie.is_bundled(self.pipe) else {"noise_map_scale": self.pictures.noise_map_scale}
+        )
 
     def _scales(self, methods: Sequence[str | Method]) -> runner.Scales | float:
         """The noise-map scales of methods; one that takes over another's has that."""

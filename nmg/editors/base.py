@@ -10,6 +10,7 @@ from nmg._types import Doubled, Latents, Mask, TextEmbeddings
 from nmg.attention import Attend
 from nmg.backbone import Backbone
 from nmg.ddim import Step
+from nmg.guidance import Plan
 from nmg.run import Run
 
 
@@ -21,8 +22,8 @@ class Editor:
     `prepare` returns the object whose hooks a run calls; an editor with a memory returns a fresh one.
     """
 
-    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
-        """Raise for prompts that the editor can't use, before anything is computed; the source's comes first."""
+    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
+        """Raise for what the editor can't use, before anything is computed: prompts, the source's first, or a plan."""
 
     def negative(self, source: str) -> str:
         """The prompt of the null half where none is given."""

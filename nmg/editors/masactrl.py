@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg import images, masks, rows
+from nmg import masks, rows
 from nmg._types import Heads
 from nmg.alignment import find, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors.base import Editor
+from nmg.guidance import Plan
 from nmg.run import Run
 
 Maps = Float[Tensor, "maps height width"]
@@ -88,27 +89,19 @@ class MasaCtrl(Editor):
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"MasaCtrl: threshold={self.threshold!r} must be a share of the range, 0…1, such as 0.1")
 
-    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
-        """Find the layers, open the masks and look the words up."""
+    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
+        """Find the layers and steps, open the masks and look the words up."""
         self.first_layer(backbone)
         self.marked(backbone, prompts)
-        for mask in (self.source_mask, self.target_mask):
-            if mask is not None:
-                images.load(mask)
+        self.given_masks(plan.latent_size)
+        if len(prompts) > 1:
+            self.check_start(plan.steps)
 
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        if self.first_step(len(run.steps)) >= len(run.steps):
-            raise ValueError(
-                f"MasaCtrl: start_step={self.start_step} leaves none of the {len(run.steps)} steps, so nothing would "
-                "be edited; give an earlier one, or a share such as start_step=0.1"
-            )
-        given = None
-        if self.source_mask is not None:
-            given = torch.stack(
-                [masks.load(mask, run.latent_size, "MasaCtrl") for mask in (self.source_mask, self.target_mask)]
-            )
+        self.check_start(len(run.steps))
+        given = self.given_masks(run.latent_size)
         return _Running(
             config=self,
             first_layer=self.first_layer(run.backbone),
@@ -116,6 +109,19 @@ class MasaCtrl(Editor):
             marked=self.marked(run.backbone, run.prompts),
             watched=run.backbone.quarter_size(run.latent_size),
         )
+
+    def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:
+        """The masks of source and target, if they were given."""
+        given = [mask for mask in (self.source_mask, self.target_mask) if mask is not None]
+        return torch.stack([masks.load(mask, latent_size, "MasaCtrl") for mask in given]) if given else None
+
+    def check_start(self, count: int) -> None:
+        """Raise if no step of `count` has mutual attention."""
+        if self.first_step(count) >= count:
+            raise ValueError(
+                f"MasaCtrl: start_step={self.start_step} leaves none of the {count} steps, so nothing would be edited; "
+                "give an earlier one, or a share such as start_step=0.1"
+            )
 
     def first_step(self, count: int) -> int:
         """The first of `count` steps with mutual attention."""

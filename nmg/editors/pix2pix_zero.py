@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors.base import Editor
 from nmg.editors.templates import sentences
+from nmg.guidance import Plan
 from nmg.run import Run
 from nmg.tensors import load, save
 
@@ -167,7 +169,7 @@ class Pix2PixZero(Editor):
 
     Args:
         direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes; the
-            only target needs no prompt then, and one that is given is only a name. If not given, targets follow their own
+            only target needs no prompt then, and one that is given is only a name (a warning says so). If not given, targets follow their own
             prompts: the direction is the difference of two prompts' embeddings.
         amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for none.
 
@@ -192,7 +194,7 @@ class Pix2PixZero(Editor):
                 f"Pix2PixZero: direction has {len(self.direction)} sides; give two, such as direction=('cat', 'dog')"
             )
 
-    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
         """Find the direction."""
         self.resolved(backbone, len(prompts) - 1)
 
@@ -203,11 +205,15 @@ class Pix2PixZero(Editor):
         """Where the direction is two words or phrases, the source prompt with the one exchanged for the other."""
         if self.direction is None:
             return ()
-        sides = self.direction if isinstance(self.direction, tuple | list) else ()
-        named = [re.escape(side) for side in sides if isinstance(side, str)]
-        if len(named) == 2:
-            source = re.sub(rf"\b{named[0]}\b", lambda match: str(sides[1]), source, count=1)
+        if words := self._words():
+            source = re.sub(rf"\b{re.escape(words[0])}\b", lambda match: words[1], source, count=1)
         return (source or "edited",)
+
+    def _words(self) -> tuple[str, str] | None:
+        """The direction's two words or phrases, if it is two."""
+        sides = self.direction if isinstance(self.direction, tuple | list) else ()
+        named = [side for side in sides if isinstance(side, str)]
+        return (named[0], named[1]) if len(named) == 2 else None
 
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
@@ -215,6 +221,13 @@ class Pix2PixZero(Editor):
         move = self.resolved(run.backbone, len(run.prompts) - 1)
         if move is None:
             return _Running(self, run.text)
+        own = self.targets(run.prompts[0])
+        if self._words() and run.prompts[1:] != own:
+            warnings.warn(
+                f"pix2pix-zero follows its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only a name: leave "
+                "it out, or leave the direction out to follow the prompt",
+                stacklevel=2,
+            )
         source = rows.source(run.text)
         return _Running(self, rows.with_targets(source + move.embedding.to(source), run.text))
 

@@ -19,6 +19,7 @@ from nmg.attention import Attend, Site, attention, probabilities
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors.base import Editor
+from nmg.guidance import Plan
 from nmg.run import Run
 
 Window = float | tuple[float, float]
@@ -71,8 +72,8 @@ class PromptToPrompt(Editor):
             given, which is the paper's 32×32 at 512×512.
 
     Raises:
-        ValueError: for an unknown mode or word map, or a window that is no part of 0…1; when a run is prepared,
-            for a word that its prompt does not hold.
+        ValueError: for an unknown mode or word map, a window that is no part of 0…1, or no positions; when a run is
+            prepared, for a word that its prompt does not hold.
     """
 
     mode: str | None = None
@@ -93,11 +94,16 @@ class PromptToPrompt(Editor):
         )
         for name, window in {**windows, "self_replace": self.self_replace}.items():
             _window(window, 1, name)
+        if self.self_positions is not None and self.self_positions < 1:
+            raise ValueError(
+                f"self_positions={self.self_positions!r} leaves no self-attention; give a number of positions, such as 1024, "
+                "or self_replace=0"
+            )
         for word, factor in self.weights.items():
             if not math.isfinite(factor):
                 raise ValueError(f"the weight of {word!r} is {factor}; give a finite number")
 
-    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
+    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
         """Align the prompts and look every word up."""
         source, *targets = tokens = self.tokens(backbone, prompts)
         for target in targets:

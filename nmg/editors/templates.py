@@ -42,7 +42,7 @@ def sentences(phrase: str, backbone: Backbone) -> tuple[str, ...]:
     phrase = " ".join(phrase.split())
     if not phrase:
         raise ValueError('the phrase is empty; give a word or a phrase, such as "cat" or "a sleeping cat"')
-    if model.describe(backbone):
+    if model.is_bundled(backbone):
         return captions.about(phrase)
     named = phrase if phrase.split()[0].lower() in DETERMINERS else f"{captions.article(phrase)} {phrase}"
     return tuple(f"{frame.format(named)} {setting}".strip() for setting in SETTINGS for frame in FRAMES)

@@ -41,7 +41,7 @@ def check_words(prompts: list[str]) -> str | None:
     )
 
 
-def describe(pipe: Any) -> bool:
+def is_bundled(pipe: Any) -> bool:
     """Whether a pipeline, or a `Backbone` over it, is the bundled model, or another that training wrote."""
     names = {str(name) for name in (getattr(pipe, "name_or_path", None), getattr(pipe, "name", None)) if name}
     return NAME in names or any((Path(name) / "classifier.safetensors").is_file() for name in names)

@@ -198,8 +198,9 @@ class Engine:
         targets, size = settings.targets(), self.backbone.latent_size(self.picture)
         self.backbone.check([settings.source, *targets, settings.negative or ""])
         ddim.steps(self.backbone.scheduler, settings.steps)
-        settings.editor_method.check(self.backbone, [settings.source, *targets])
-        settings.guidance_method.check(Plan(self.inversion, "aligned", settings.steps, size, settings.negative))
+        plan = Plan(self.inversion, "aligned", settings.steps, size, settings.negative)
+        settings.editor_method.check(self.backbone, [settings.source, *targets], plan)
+        settings.guidance_method.check(plan)
 
 
 @dataclass
