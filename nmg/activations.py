@@ -68,11 +68,11 @@ def _is_plain(module: nn.Conv2d) -> bool:
 
 def _computed_again(module: nn.Module, x: Tensor, *rest: object, **options: object) -> Tensor:
     """A feed-forward layer that keeps its input alone."""
-    forward = functools.partial(type(module).forward, module)
+    forward = functools.partial(type(module).forward, module, **options)
     if x.numel() < WORTHWHILE:
-        return forward(x, *rest, **options)
+        return forward(x, *rest)
     dropout = any(part.training for part in module.modules())
-    return checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=dropout, **options)
+    return checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=dropout)
 
 
 def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,7 +84,8 @@ def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None)
     given = weakref.ref(x)
 
     def pack(tensor: Tensor) -> Tensor | _Shape:
-        return _Shape.of(tensor) if tensor.is_set_to(given()) else tensor
+        x = given()
+        return _Shape.of(tensor) if x is not None and tensor.is_set_to(x) else tensor
 
     with saved_tensors_hooks(pack, lambda kept: kept.tensor() if isinstance(kept, _Shape) else kept):
         return forward(x, weight, bias)

@@ -16,6 +16,7 @@ from nmg.attention import Attend, Site, probabilities
 from nmg.backbone import Backbone
 from nmg.ddim import Step
 from nmg.editors import Editor
+from nmg.guidance import Plan
 from nmg.run import Run
 
 
@@ -53,8 +54,8 @@ class Watching(Editor):
             raise RuntimeError("nothing was watched yet; give this editor to nmg.edit first")
         return torch.stack([maps[row] for maps in self.seen]).mean(0)[..., find(word, self.prompts[row])].sum(-1)
 
-    def check(self, backbone: Backbone, prompts: Sequence[str]) -> None:
-        self.editor.check(backbone, prompts)
+    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
+        self.editor.check(backbone, prompts, plan)
 
     def negative(self, source: str) -> str:
         return self.editor.negative(source)

@@ -129,15 +129,15 @@ def test_under_a_direction_the_target_prompt_is_only_a_name(sample, direction):
     assert (first - sample((BLUE,), editor=Pix2PixZero()))[1].abs().max() > 1e-3
 
 
-def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(sample, recwarn):
-    words = Pix2PixZero(("cat", "dog"), amount=0)
+def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(bundled, picture, recwarn):
+    path, words = invert(bundled, picture, SOURCE, steps=1, progress=False), Pix2PixZero(("cat", "dog"))
     with pytest.warns(
-        UserWarning, match=rf"follows its direction, to '{DOG}'; the target prompt 'zebra' is only a name"
+        UserWarning, match=f"follows its direction, to '{DOG}'; the target prompt '{BLUE}' is only a name"
     ):
-        sample(("zebra",), editor=words)
+        words.prepare(prepare(bundled, path, [BLUE]))
     recwarn.clear()
-    sample((DOG,), editor=words)
-    sample(editor=Pix2PixZero())
+    words.prepare(prepare(bundled, path, [DOG]))
+    Pix2PixZero().prepare(prepare(bundled, path, [BLUE]))
     assert not recwarn.list
 
 

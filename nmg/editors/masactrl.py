@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg import masks, rows
+from nmg import images, masks, rows
 from nmg._types import Heads
 from nmg.alignment import find, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
@@ -113,6 +113,8 @@ class MasaCtrl(Editor):
     def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:
         """The masks of source and target, if they were given."""
         given = [mask for mask in (self.source_mask, self.target_mask) if mask is not None]
+        for mask in given:
+            images.load(mask)
         return torch.stack([masks.load(mask, latent_size, "MasaCtrl") for mask in given]) if given else None
 
     def check_start(self, count: int) -> None:
