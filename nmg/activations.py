@@ -1,7 +1,8 @@
 """What a gradient pass keeps for its way back.
 
-Half of what Stable Diffusion's UNet keeps for a gradient of the latent need not be kept: of a convolution's input, whose
-weights are fixed, the way back needs the shape alone, and the wide middle of a feed-forward layer is quickly computed again.
+More than half of what Stable Diffusion's UNet keeps for a gradient of the latent need not be kept: of a convolution's
+input, whose weights are fixed, the way back needs the shape alone, and what a normalisation gave and the wide middle of a
+feed-forward layer are quickly computed again.
 Gradient checkpointing of whole blocks (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174;
 `unet.enable_gradient_checkpointing()`) keeps less still, and computes everything twice.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakTensorKeyDictionary
 
 WORTHWHILE = 2**18
 """Elements of a layer's input from which memory counts more than the time that Python takes for a call."""
@@ -54,11 +56,20 @@ def _spared(network: nn.Module) -> Iterator[tuple[nn.Module, str, Callable[..., 
     """Modules, the method that is exchanged in each, and what for; no module has one of its own by that name."""
     from diffusers.models.attention import FeedForward
 
+    given: Given = WeakTensorKeyDictionary()
     for module in network.modules():
         if isinstance(module, FeedForward) and not any("forward" in part.__dict__ for part in module.modules()):
-            yield module, "forward", functools.partial(_computed_again, module)
+            yield module, "forward", functools.partial(_computed_again, module, given)
         elif isinstance(module, nn.Conv2d) and _is_plain(module):
             yield module, "_conv_forward", functools.partial(_by_shape, module)
+        elif type(module) in (nn.GroupNorm, nn.LayerNorm) and "forward" not in module.__dict__:
+            yield module, "forward", functools.partial(_remembered, module, given)
+        elif type(module) is nn.SiLU and "forward" not in module.__dict__:
+            yield module, "forward", functools.partial(_by_norm, module, given)
+
+
+Given = MutableMapping[Tensor, tuple[Callable[[Tensor], Tensor], Tensor]]
+"""What a normalisation gave, while it lives, to that normalisation and its input."""
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
@@ -66,29 +77,70 @@ def _is_plain(module: nn.Conv2d) -> bool:
     return type(module)._conv_forward is nn.Conv2d._conv_forward and "_conv_forward" not in module.__dict__
 
 
-def _computed_again(module: nn.Module, x: Tensor, *rest: object, **options: object) -> Tensor:
-    """A feed-forward layer that keeps its input alone."""
+def _computed_again(module: nn.Module, given: Given, x: Tensor, *rest: object, **options: object) -> Tensor:
+    """A feed-forward layer that keeps its input alone, or its normalisation's, which that keeps anyway."""
     forward = functools.partial(type(module).forward, module, **options)
     if x.numel() < WORTHWHILE:
         return forward(x, *rest)
     dropout = any(part.training for part in module.modules())
-    return checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=dropout)
+    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout)
+    if x not in given:
+        return again(forward, x, *rest)
+    norm, source = given[x]
+    return again(lambda source, *rest: forward(norm(source), *rest), source, *rest)
+
+
+def _remembered(module: nn.Module, given: Given, x: Tensor) -> Tensor:
+    """A normalisation that is known for what it gives."""
+    norm = functools.partial(type(module).forward, module)
+    y = norm(x)
+    if x.numel() >= WORTHWHILE and y.dtype == x.dtype:
+        given[y] = norm, x
+    return y
+
+
+def _by_norm(module: nn.Module, given: Given, x: Tensor) -> Tensor:
+    """An activation that keeps nothing of what a normalisation gave it: that keeps its own input, and is computed again."""
+    forward = functools.partial(type(module).forward, module)
+    if x not in given:
+        return forward(x)
+    norm, source = given[x]
+    return _keeping_instead(x, _Again(norm, source.detach()), forward)
 
 
 def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution that keeps the shape of its input alone."""
-    forward = functools.partial(nn.Conv2d._conv_forward, module)
+
+    def forward(x: Tensor) -> Tensor:
+        return nn.Conv2d._conv_forward(module, x, weight, bias)
+
     if x.numel() < WORTHWHILE or weight.requires_grad:
-        return forward(x, weight, bias)
+        return forward(x)
+    return _keeping_instead(x, _Shape.of(x), forward)
+
+
+def _keeping_instead(x: Tensor, instead: _Shape | _Again, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """`forward(x)`, whose way back finds what `instead` makes in x's place."""
     # The graph holds the function below, and must not hold the input by it.
-    given = weakref.ref(x)
+    known = weakref.ref(x)
 
-    def pack(tensor: Tensor) -> Tensor | _Shape:
-        x = given()
-        return _Shape.of(tensor) if x is not None and tensor.is_set_to(x) else tensor
+    def pack(tensor: Tensor) -> Tensor | _Shape | _Again:
+        x = known()
+        return instead if x is not None and tensor.is_set_to(x) else tensor
 
-    with saved_tensors_hooks(pack, lambda kept: kept.tensor() if isinstance(kept, _Shape) else kept):
-        return forward(x, weight, bias)
+    with saved_tensors_hooks(pack, lambda kept: kept if isinstance(kept, Tensor) else kept.tensor()):
+        return forward(x)
+
+
+class _Again(NamedTuple):
+    """How a tensor is computed again."""
+
+    function: Callable[[Tensor], Tensor]
+    source: Tensor
+
+    def tensor(self) -> Tensor:
+        with torch.no_grad():
+            return self.function(self.source)
 
 
 class _Shape(NamedTuple):

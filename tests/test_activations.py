@@ -55,7 +55,7 @@ def test_the_gradient_is_the_same_and_less_is_kept(run, monkeypatch):
     (spared, eps, less), (expected, expected_eps, more) = found.values()
     assert expected.abs().max() > 0
     assert torch.equal(spared, expected) and torch.equal(eps, expected_eps)
-    assert less < 0.7 * more
+    assert less < 0.6 * more
 
 
 def test_the_gradient_of_a_text_is_the_same(run, monkeypatch):
@@ -172,6 +172,61 @@ def test_a_convolution_keeps_no_input(everywhere, order):
     assert kept == [True, False]
     for plain, spared in zip(*found, strict=True):
         assert torch.equal(plain, spared) and plain.stride() == spared.stride()
+
+
+class Normed(torch.nn.Module):
+    """A normalisation and what follows it in a network."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.norm = torch.nn.GroupNorm(2, 8) if kind == "activation" else torch.nn.LayerNorm(8)
+        self.after = torch.nn.SiLU() if kind == "activation" else FeedForward(8)
+
+    def forward(self, x):
+        y = self.norm(x)
+        self.made = weakref.ref(y)
+        return self.after(y)
+
+
+@pytest.mark.parametrize("kind", ["activation", "feed-forward"])
+def test_what_a_normalisation_gave_is_not_kept(everywhere, kind):
+    torch.manual_seed(0)
+    block, x, kept, found = Normed(kind).requires_grad_(False), torch.randn(2, 8, 8), [], []
+    for spared in (False, True):
+        with torch.enable_grad():
+            z = x.clone().requires_grad_()
+            with sparing(block) if spared else torch.enable_grad():
+                held = z * 1
+                y = block(held)
+                weak = weakref.ref(held)
+                del held
+                # Its own input it needs in either case.
+                assert weak() is not None
+                kept.append(block.made() is not None)
+                found.append((y, *torch.autograd.grad((y**2).sum(), z)))
+    # PyTorch's feed-forward layer has a projection first, which keeps no input of its own.
+    assert kept == [kind == "activation", False]
+    for plain, spared in zip(*found, strict=True):
+        assert plain.abs().max() > 0 and torch.equal(plain, spared)
+
+
+def test_a_normalisation_that_changes_the_type_is_kept(everywhere, monkeypatch):
+    """As under autocast on a GPU; the way back, which knows nothing of it, could not compute the same again."""
+    block, x, found, wide = Normed("activation").requires_grad_(False), torch.randn(2, 8, 8).bfloat16(), [], []
+
+    def forward(norm, x):
+        return torch.nn.functional.group_norm(x.float() if wide else x, norm.num_groups)
+
+    monkeypatch.setattr(torch.nn.GroupNorm, "forward", forward)
+    for spared in (False, True):
+        with torch.enable_grad():
+            z = x.clone().requires_grad_()
+            with sparing(block) if spared else torch.enable_grad():
+                wide.append(True)
+                y = block(z)
+                wide.clear()
+                found.append(torch.autograd.grad((y**2).sum(), z)[0])
+    assert found[0].abs().max() > 0 and torch.equal(*found)
 
 
 def test_a_convolution_of_another_kind_is_left_alone(everywhere):
