@@ -12,6 +12,10 @@ On a CPU the pictures are not decoded, which no editor changes, and seconds are 
 they are, the seconds are the whole edit's, and all is in float16. Ratios hold within one run; give --json, and
 `benchmarks/table.py` makes one table of several editors.
 
+The memory is that of the tensors that live at one time, as a GPU's is counted. On a CPU it is the peak of another fresh
+process, of one step, in which glibc gives every large block back as soon as it is free: that costs time. What the timed
+process peaked at, with the holes that its heap had, is kept beside it as `process_gib`.
+
 In float32 the tensors of pix2pix-zero's baseline take 18 GiB, those of the others' 9 to 11 (computed from their sizes).
 """
 
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,20 +43,27 @@ CHANGES = {
 }
 
 
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""Environment in which glibc returns each block of a MiB or more to the system when it is freed."""
+
+
 def has_gpu() -> bool:
     """Asked of another process, so that this one holds no memory on the GPU."""
     asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "True"
 
 
-def measured(editor: str, measurement: str, options: list[str]) -> dict[str, Any]:
+def measured(editor: str, measurement: str, options: list[str], give_back: bool = False) -> dict[str, Any]:
     """The row of one fresh process.
+
+    Args:
+        give_back: whether glibc keeps no large block that is free.
 
     Raises:
         RuntimeError: if it fails, with the end of what it said.
     """
     command = [sys.executable, str(MEASURE), editor, measurement, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (GIVE_BACK if give_back else {}))
     if done.returncode:
         killed = ", killed: out of memory perhaps" if done.returncode == -9 else ""
         said = "\n".join(done.stderr.splitlines()[-5:])
@@ -80,21 +92,32 @@ def main() -> None:
     device = given.device or ("cuda" if has_gpu() else "cpu")
     gpu = device == "cuda"
     options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
-    options += ["--steps", str(given.steps or (50 if gpu else 3))]
+    steps = str(given.steps or (50 if gpu else 3))
     options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
     options += ["--decode"] if gpu else []
     measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
 
     rows, started = [], datetime.now(UTC).isoformat(timespec="seconds")
+    memory: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "walked.safetensors")
-        for measurement in measurements * given.rounds:
+
+        def asked(measurement: str, steps: str) -> list[str]:
+            """Options of a measurement; one that follows the source's path follows what the first left."""
+            path = str(Path(folder) / f"walked-{steps}.safetensors")
             paths = {"first": ["--keep", path], "again": ["--path", path]}.get(measurement, [])
+            return [*options, "--steps", steps, *paths]
+
+        for measurement in measurements * given.rounds:
             try:
-                row = measured(given.editor, measurement, [*options, *paths]) | {"run": started}
+                if not gpu and measurement not in memory:
+                    memory[measurement] = measured(given.editor, measurement, asked(measurement, "1"), give_back=True)
+                row = measured(given.editor, measurement, asked(measurement, steps)) | {"run": started}
             except RuntimeError as error:
                 print(error, file=sys.stderr)
                 continue
+            if not gpu:
+                held = {key: memory[measurement][key] for key in ("peak_gib", "loaded_gib")}
+                row |= {"process_gib": row["peak_gib"]} | held
             print(f"{measurement}: {row['seconds_per_step']:.3g} s a step, {row['peak_gib']:.3g} GiB", file=sys.stderr)
             rows.append(row)
             if given.json:

@@ -135,8 +135,9 @@ def test_markdown_takes_the_last_run_of_each_editor_and_parts_the_machines():
 def quick(monkeypatch):
     """A measurement in this process, which takes less than a fresh one, on a smaller network."""
 
-    def measured(editor, measurement, options):
-        return measure.measure(measure.arguments_of([editor, measurement, *options]))
+    def measured(editor, measurement, options, give_back=False):
+        row = measure.measure(measure.arguments_of([editor, measurement, *options]))
+        return row | ({"peak_gib": row["peak_gib"] + 100} if give_back else {})
 
     monkeypatch.setattr(editors, "measured", measured)
     monkeypatch.setattr(models, "SMALL", models.Size(16, (32, 32, 32, 32), (32, 32, 32, 32), text=24, text_layers=1))
@@ -144,13 +145,23 @@ def quick(monkeypatch):
 
 def test_one_command_measures_an_editor(tmp_path, monkeypatch, capsys, quick):
     rows = tmp_path / "rows.jsonl"
-    command = f"editors.py none --small --steps 1 --threads 1 --device cpu --baseline --json {rows}"
+    command = f"editors.py none --small --steps 2 --threads 1 --device cpu --baseline --json {rows}"
     monkeypatch.setattr(sys, "argv", command.split())
     editors.main()
     measured = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [row["measurement"] for row in measured] == ["baseline", "first", "again", "two-targets"]
-    assert all(row["peak_gib"] >= row["loaded_gib"] > 0 and row["seconds_per_step"] > 0 for row in measured)
+    assert all(row["peak_gib"] > 100 > row["process_gib"] > 0 and row["loaded_gib"] > 0 for row in measured)
+    assert all(row["seconds_per_step"] > 0 and row["steps"] == 2 for row in measured)
     assert "again is" in capsys.readouterr().out
+
+
+def test_memory_is_measured_without_the_holes_of_the_heap(tmp_path, monkeypatch):
+    script = tmp_path / "says.py"
+    script.write_text("import json, os\nprint(json.dumps(os.environ.get('MALLOC_MMAP_THRESHOLD_')))")
+    monkeypatch.setattr(editors, "MEASURE", script)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    assert editors.measured("none", "first", []) is None
+    assert int(editors.measured("none", "first", [], give_back=True)) == 2**20
 
 
 def test_failed_measurement_is_said(tmp_path, monkeypatch):
