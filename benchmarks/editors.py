@@ -13,7 +13,7 @@ they are, the seconds are the whole edit's, and all is in float16. Ratios hold w
 `benchmarks/table.py` makes one table of several editors.
 
 The memory is that of the tensors that live at one time, as a GPU's is counted. On a CPU it is the peak of another fresh
-process, of one step, in which glibc gives every large block back as soon as it is free: that costs time. What the timed
+process, of two steps, in which glibc gives every large block back as soon as it is free: that costs time. What the timed
 process peaked at, with the holes that its heap had, is kept beside it as `process_gib`.
 
 In float32 the tensors of pix2pix-zero's baseline take 18 GiB, those of the others' 9 to 11 (computed from their sizes).
@@ -92,7 +92,7 @@ def main() -> None:
     device = given.device or ("cuda" if has_gpu() else "cpu")
     gpu = device == "cuda"
     options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
-    steps = str(given.steps or (50 if gpu else 3))
+    steps = given.steps or (50 if gpu else 3)
     options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
     options += ["--decode"] if gpu else []
     measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
@@ -101,16 +101,18 @@ def main() -> None:
     memory: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def asked(measurement: str, steps: str) -> list[str]:
-            """Options of a measurement; one that follows the source's path follows what the first left."""
-            path = str(Path(folder) / f"walked-{steps}.safetensors")
+        def asked(measurement: str, count: int) -> list[str]:
+            """Options for as many steps; who follows the source's path follows what the first left."""
+            path = str(Path(folder) / f"walked-{count}.safetensors")
             paths = {"first": ["--keep", path], "again": ["--path", path]}.get(measurement, [])
-            return [*options, "--steps", steps, *paths]
+            return [*options, "--steps", str(count), *paths]
 
         for measurement in measurements * given.rounds:
             try:
                 if not gpu and measurement not in memory:
-                    memory[measurement] = measured(given.editor, measurement, asked(measurement, "1"), give_back=True)
+                    # The second step has what the first one left: sums of maps, and the baseline's gradients of weights.
+                    few = asked(measurement, min(steps, 2))
+                    memory[measurement] = measured(given.editor, measurement, few, give_back=True)
                 row = measured(given.editor, measurement, asked(measurement, steps)) | {"run": started}
             except RuntimeError as error:
                 print(error, file=sys.stderr)

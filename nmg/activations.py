@@ -39,7 +39,8 @@ def sparing(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, _ in changed:
-            delattr(module, name)
+            # diffusers before 0.31 has one SiLU for all networks: another thread may have put it back.
+            module.__dict__.pop(name, None)
 
 
 def _decides_itself(network: nn.Module) -> bool:
@@ -68,8 +69,16 @@ def _spared(network: nn.Module) -> Iterator[tuple[nn.Module, str, Callable[..., 
             yield module, "forward", functools.partial(_by_norm, module, given)
 
 
-Given = MutableMapping[Tensor, tuple[Callable[[Tensor], Tensor], Tensor]]
-"""What a normalisation gave, while it lives, to that normalisation and its input."""
+Given = MutableMapping[Tensor, "Norm"]
+"""What normalisations gave, as long as it lives."""
+
+
+class Norm(NamedTuple):
+    """How a tensor came of a normalisation, and its version then: what was changed since can't be computed again."""
+
+    forward: Callable[[Tensor], Tensor]
+    source: Tensor
+    version: int
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
@@ -77,35 +86,38 @@ def _is_plain(module: nn.Conv2d) -> bool:
     return type(module)._conv_forward is nn.Conv2d._conv_forward and "_conv_forward" not in module.__dict__
 
 
-def _computed_again(module: nn.Module, given: Given, x: Tensor, *rest: object, **options: object) -> Tensor:
-    """A feed-forward layer that keeps its input alone, or its normalisation's, which that keeps anyway."""
-    forward = functools.partial(type(module).forward, module, **options)
-    if x.numel() < WORTHWHILE:
-        return forward(x, *rest)
-    dropout = any(part.training for part in module.modules())
-    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout)
-    if x not in given:
-        return again(forward, x, *rest)
-    norm, source = given[x]
-    return again(lambda source, *rest: forward(norm(source), *rest), source, *rest)
-
-
 def _remembered(module: nn.Module, given: Given, x: Tensor) -> Tensor:
     """A normalisation that is known for what it gives."""
-    norm = functools.partial(type(module).forward, module)
-    y = norm(x)
-    if x.numel() >= WORTHWHILE and y.dtype == x.dtype:
-        given[y] = norm, x
+    forward = functools.partial(type(module).forward, module)
+    y = forward(x)
+    # Autocast, of which the way back may know nothing, changes the type.
+    if x.numel() >= WORTHWHILE and y.requires_grad and y.dtype == x.dtype:
+        given[y] = Norm(forward, x.detach(), y._version)
     return y
 
 
 def _by_norm(module: nn.Module, given: Given, x: Tensor) -> Tensor:
-    """An activation that keeps nothing of what a normalisation gave it: that keeps its own input, and is computed again."""
-    forward = functools.partial(type(module).forward, module)
-    if x not in given:
+    """An activation that keeps nothing of what a normalisation gave it: the normalisation keeps its own input anyway."""
+    return _after_norm(functools.partial(type(module).forward, module), given, x)
+
+
+def _computed_again(module: nn.Module, given: Given, x: Tensor, *rest: object, **options: object) -> Tensor:
+    """A feed-forward layer that keeps its input alone, or, after a normalisation, nothing."""
+    forward = functools.partial(type(module).forward, module, **options)
+    if x.numel() < WORTHWHILE:
+        return forward(x, *rest)
+    dropout = any(part.training for part in module.modules())
+    return _after_norm(
+        lambda x: checkpoint(forward, x, *rest, use_reentrant=False, preserve_rng_state=dropout), given, x
+    )
+
+
+def _after_norm(forward: Callable[[Tensor], Tensor], given: Given, x: Tensor) -> Tensor:
+    """`forward(x)`, for whose way back x is computed again if a normalisation gave it."""
+    norm = given.get(x)
+    if norm is None or norm.version != x._version:
         return forward(x)
-    norm, source = given[x]
-    return _keeping_instead(x, _Again(norm, source.detach()), forward)
+    return _keeping_instead(x, functools.partial(norm.forward, norm.source), forward)
 
 
 def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,45 +128,25 @@ def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None)
 
     if x.numel() < WORTHWHILE or weight.requires_grad:
         return forward(x)
-    return _keeping_instead(x, _Shape.of(x), forward)
+    # A tensor whose values nobody looks at.
+    alike = functools.partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    return _keeping_instead(x, alike, forward)
 
 
-def _keeping_instead(x: Tensor, instead: _Shape | _Again, forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """`forward(x)`, whose way back finds what `instead` makes in x's place."""
+def _keeping_instead(x: Tensor, instead: Callable[[], Tensor], forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """`forward(x)`, whose way back calls `instead` for x."""
     # The graph holds the function below, and must not hold the input by it.
     known = weakref.ref(x)
 
-    def pack(tensor: Tensor) -> Tensor | _Shape | _Again:
+    def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
         x = known()
         return instead if x is not None and tensor.is_set_to(x) else tensor
 
-    with saved_tensors_hooks(pack, lambda kept: kept if isinstance(kept, Tensor) else kept.tensor()):
-        return forward(x)
-
-
-class _Again(NamedTuple):
-    """How a tensor is computed again."""
-
-    function: Callable[[Tensor], Tensor]
-    source: Tensor
-
-    def tensor(self) -> Tensor:
+    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
         with torch.no_grad():
-            return self.function(self.source)
+            return kept()
 
-
-class _Shape(NamedTuple):
-    """All that is kept of a tensor."""
-
-    shape: torch.Size
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Shape:
-        return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-
-    def tensor(self) -> Tensor:
-        """A tensor of that shape, whose values nobody looks at."""
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+    with saved_tensors_hooks(pack, unpack):
+        return forward(x)
