@@ -1,6 +1,6 @@
 """Tables of what `benchmarks/editors.py` measured: `python benchmarks/table.py FILE` prints Markdown, one table a machine.
 
-Of each editor the last run counts, as a whole: ratios hold within one run.
+Of each editor all rounds in the file count, of one run or several: another machine or other code begin another file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SETTING = ("device", "threads", "dtype", "pixels", "parameters_million", "steps"
 
 
 def by_measurement(rows: Iterable[Row]) -> dict[str, Row]:
-    """One row for each measurement of one run: of several rounds the median time and the highest peak."""
+    """One row for each measurement: of several rounds the median time and the highest peak."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["measurement"], []).append(row)
@@ -95,32 +95,36 @@ def _above(row: Row) -> float:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The tables of many runs, one for each machine and setting."""
-    last: dict[tuple, dict[str, list[Row]]] = {}
+    machines: dict[tuple, dict[str, list[Row]]] = {}
     for row in rows:
-        editors = last.setdefault(tuple(row[key] for key in SETTING), {})
-        before = editors.get(row["editor"], [])
-        editors[row["editor"]] = [*(r for r in before if r["run"] == row["run"]), row]
-    return "\n\n".join(
-        _machine({name: by_measurement(run) for name, run in editors.items()}) for editors in last.values()
-    )
+        editors = machines.setdefault(tuple(row[key] for key in SETTING), {})
+        editors.setdefault(row["editor"], []).append(row)
+    return "\n\n".join(map(_machine, machines.values()))
 
 
-def _machine(editors: dict[str, dict[str, Row]]) -> str:
-    some = next(iter(next(iter(editors.values())).values()))
+def _rounds(editors: dict[str, list[Row]]) -> str:
+    """How often the edits were measured, in words."""
+    counts = sorted(sum(row["measurement"] == "first" for row in rows) for rows in editors.values())
+    low, high = counts[0], counts[-1]
+    return f"medians of {low if low == high else f'{low} to {high}'} rounds" if high > 1 else "one round"
+
+
+def _machine(editors: dict[str, list[Row]]) -> str:
+    some = next(iter(editors.values()))[0]
     unit = "edit" if some["decoded"] else "step"
     lines = [
         "| editor | as published | first edit | edit again | each further target |",
         "|---|---|---|---|---|",
     ]
     for name in sorted(editors, key=list(NAMES).index):
-        rows = editors[name]
+        rows = by_measurement(editors[name])
         cells = [_cell(rows.get(key), rows.get("baseline")) for key in ("baseline", "first", "again")]
         extra, first = further(rows), rows.get("first")
         cells.append(
             f"{extra:.3g} s ({extra / time_of(first):.0%} of the first)" if first and extra is not None else "–"
         )
         lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Seconds per {unit} and peak memory. {setting(some)}."])
+    return "\n".join([*lines, "", f"Seconds per {unit} and peak memory. {setting(some)}; {_rounds(editors)}."])
 
 
 def _cell(row: Row | None, base: Row | None) -> str:
