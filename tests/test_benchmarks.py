@@ -119,10 +119,17 @@ def test_rounds_are_merged():
 
 
 def test_markdown_takes_the_medians_of_all_rounds_and_parts_the_machines():
-    rounds = [row | {"run": run, "seconds_per_step": seconds} for row in RUN for run, seconds in (("0", 0.1), ("1", 99.0))]
+    rounds = [
+        row | {"run": run, "seconds_per_step": seconds} for row in RUN for run, seconds in (("0", 0.1), ("1", 99.0))
+    ]
     gpu = [row | {"device": "a GPU", "threads": None, "decoded": True} for row in RUN]
     text = table.markdown([*rounds, *RUN, *gpu])
-    assert "99" not in text and "; medians of 3 rounds." in text and "; one round." in text and text.count("| MasaCtrl |") == 2
+    assert (
+        "99" not in text
+        and "; medians of 3 rounds." in text
+        and "; one round." in text
+        and text.count("| MasaCtrl |") == 2
+    )
     assert (
         "| MasaCtrl | 6 s, 10.0 GiB | 2 s (3.0×), 5.0 GiB (50%) | 1 s (6.0×), 5.0 GiB (50%) | 0.5 s (25% of the first) |"
         in text
