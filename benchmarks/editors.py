@@ -27,6 +27,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,6 @@ CHANGES = {
     "compile": "the first edit with a compiled network",
     "channels-last": "the first edit with the network in channels-last order",
 }
-
-
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 """Environment in which glibc returns each block of a MiB or more to the system when it is freed."""
 
@@ -87,17 +86,10 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(words)
 
 
-def main() -> None:
-    given = arguments_of()
-    device = given.device or ("cuda" if has_gpu() else "cpu")
-    gpu = device == "cuda"
-    options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
-    steps = given.steps or (50 if gpu else 3)
-    options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
-    options += ["--decode"] if gpu else []
-    measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
-
-    rows, started = [], datetime.now(UTC).isoformat(timespec="seconds")
+def rows_of(
+    editor: str, measurements: list[str], options: list[str], steps: int, gpu: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each measurement that succeeds, as soon as it does; says of the others why they don't."""
     memory: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -107,24 +99,39 @@ def main() -> None:
             paths = {"first": ["--keep", path], "again": ["--path", path]}.get(measurement, [])
             return [*options, "--steps", str(count), *paths]
 
-        for measurement in measurements * given.rounds:
+        for measurement in measurements:
             try:
                 if not gpu and measurement not in memory:
                     # The second step has what the first one left: sums of maps, and the baseline's gradients of weights.
                     few = asked(measurement, min(steps, 2))
-                    memory[measurement] = measured(given.editor, measurement, few, give_back=True)
-                row = measured(given.editor, measurement, asked(measurement, steps)) | {"run": started}
+                    memory[measurement] = measured(editor, measurement, few, give_back=True)
+                row = measured(editor, measurement, asked(measurement, steps))
             except RuntimeError as error:
                 print(error, file=sys.stderr)
                 continue
             if not gpu:
                 held = {key: memory[measurement][key] for key in ("peak_gib", "loaded_gib")}
                 row |= {"process_gib": row["peak_gib"]} | held
-            print(f"{measurement}: {row['seconds_per_step']:.3g} s a step, {row['peak_gib']:.3g} GiB", file=sys.stderr)
-            rows.append(row)
-            if given.json:
-                with given.json.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            yield row
+
+
+def main() -> None:
+    given = arguments_of()
+    device = given.device or ("cuda" if has_gpu() else "cpu")
+    gpu = device == "cuda"
+    options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
+    options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
+    options += ["--decode"] if gpu else []
+    measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
+
+    rows, started = [], datetime.now(UTC).isoformat(timespec="seconds")
+    for row in rows_of(given.editor, measurements * given.rounds, options, given.steps or (50 if gpu else 3), gpu):
+        line = f"{row['measurement']}: {row['seconds_per_step']:.3g} s a step, {row['peak_gib']:.3g} GiB"
+        print(line, file=sys.stderr)
+        rows.append(row | {"run": started})
+        if given.json:
+            with given.json.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
     if not rows:
         sys.exit("nothing could be measured")
     print(printed(by_measurement(rows)))

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.autograd.graph import saved_tensors_hooks
 
 import nmg
-from nmg import rows
+from nmg import activations, rows
 from nmg.run import Run
 
 
@@ -56,10 +56,11 @@ def main() -> None:
         text = torch.randn(2, 77, 768)
         run = Run(backbone, trajectory, ("a", "b"), text, text.clone())
         # Prompt-to-Prompt and MasaCtrl take no gradient of their own.
-        kept = Kept(pipe.unet)
-        with saved_tensors_hooks(kept, lambda tensor: tensor):
-            nmg.NoiseMap().gradient(run, down[10], trajectory.start, text[:1])
-        print(f"noise map guidance keeps     {kept.gib:.2f} GiB")
+        for worthwhile, who in ((activations.WORTHWHILE, ""), (2**60, ", by PyTorch itself")):
+            kept = Kept(pipe.unet)
+            with saved_tensors_hooks(kept, lambda tensor: tensor), patch.object(activations, "WORTHWHILE", worthwhile):
+                nmg.NoiseMap().gradient(run, down[10], trajectory.start, text[:1])
+            print(f"noise map guidance keeps     {kept.gib:.2f} GiB{who}")
         kept = Kept(pipe.unet)
         # Without values no two texts are known to be equal.
         with saved_tensors_hooks(kept, lambda tensor: tensor), patch.object(torch, "equal", return_value=False):

@@ -162,25 +162,35 @@ def test_layers_that_are_loaded_when_they_run(run, everywhere):
         remove_hook_from_module(run.backbone.unet.conv_act)
 
 
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
-def test_a_convolution_keeps_no_input(everywhere, order):
-    layer = torch.nn.Conv2d(4, 4, 3, padding=1).to(memory_format=order)
-    x = torch.randn(2, 4, 8, 8).to(memory_format=order)
-    kept, found = [], []
+def both_ways(layer, x, watched):
+    """Of a plain and of a spared pass: whether what is watched is kept for the way back, the output and the gradient.
+
+    Args:
+        watched: given a weak reference to the layer's input, the one to look at.
+    """
+    found = []
     for spared in (False, True):
+        torch.manual_seed(3)
         with torch.enable_grad(), frozen(layer):
             z = x.clone(memory_format=torch.preserve_format).requires_grad_()
             with sparing(layer) if spared else torch.enable_grad():
                 # Not a leaf, as in a network: only the graph holds it.
                 held = z * 1
-                y = layer(held)
-                weak = weakref.ref(held)
+                y, weak = layer(held), weakref.ref(held)
                 del held
-                kept.append(weak() is not None)
-                found.append((y, *torch.autograd.grad((y**2).sum(), z)))
-    assert kept == [True, False]
-    for plain, spared in zip(*found, strict=True):
-        assert torch.equal(plain, spared) and plain.stride() == spared.stride()
+                kept = watched(weak)() is not None
+                torch.rand(5)
+                found.append((kept, y, *torch.autograd.grad((y**2).sum(), z)))
+    return found
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_a_convolution_keeps_no_input(everywhere, order):
+    layer = torch.nn.Conv2d(4, 4, 3, padding=1).to(memory_format=order)
+    plain, spared = both_ways(layer, torch.randn(2, 4, 8, 8).to(memory_format=order), lambda held: held)
+    assert (plain[0], spared[0]) == (True, False)
+    for one, other in zip(plain[1:], spared[1:], strict=True):
+        assert torch.equal(one, other) and one.stride() == other.stride()
 
 
 class Normed(torch.nn.Module):
@@ -209,26 +219,18 @@ class Normed(torch.nn.Module):
 )
 @pytest.mark.parametrize("changed", [False, True], ids=["as it is", "changed in place"])
 def test_what_a_normalisation_gave_is_not_kept(everywhere, kind, shape, order, changed):
-    block, x = Normed(kind, changed).requires_grad_(False), torch.randn(shape).to(memory_format=order)
-    kept, found = [], []
-    for spared in (False, True):
-        torch.manual_seed(3)
-        with torch.enable_grad():
-            z = x.clone(memory_format=torch.preserve_format).requires_grad_()
-            with sparing(block) if spared else torch.enable_grad():
-                held = z * 1
-                y = block(held)
-                weak = weakref.ref(held)
-                del held
-                # Its own input it needs in either case.
-                assert weak() is not None
-                kept.append(block.given() is not None)
-                torch.rand(5)
-                found.append((y, *torch.autograd.grad((y**2).sum(), z)))
+    block = Normed(kind, changed)
+
+    def given(held):
+        # Its own input it needs in either case.
+        assert held() is not None
+        return block.given
+
+    plain, spared = both_ways(block, torch.randn(shape).to(memory_format=order), given)
     # A feed-forward layer that isn't spared begins with a projection, which keeps no input.
-    assert kept == [kind == "activation", changed]
-    for plain, spared in zip(*found, strict=True):
-        assert plain.abs().max() > 0 and torch.equal(plain, spared)
+    assert (plain[0], spared[0]) == (kind == "activation", changed)
+    for one, other in zip(plain[1:], spared[1:], strict=True):
+        assert one.abs().max() > 0 and torch.equal(one, other)
 
 
 def test_an_activation_of_two_networks_is_put_back_once(everywhere):
