@@ -20,7 +20,7 @@ test-oldest: $(VENV)-oldest/.test
 # The notebooks' panels in chromium, which must be on the machine (Debian: apt-get install chromium).
 test-browser: $(VENV)/.test
 	$(PIP) install -q -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -rs tests/test_browser.py
+	$(BIN)/python -m pytest -rs tests/lab/panel/test_browser.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ notebooks: $(VENV)/.test
 	$(BIN)/python tests/notebooks.py nmg_*.ipynb
 
 train: $(VENV)/.core
-	$(BIN)/python -m nmg.menagerie.train
+	$(BIN)/python -m scripts.train
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

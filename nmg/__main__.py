@@ -2,6 +2,6 @@
 
 import sys
 
-from nmg.cli import main
+from nmg.lab.cli import main
 
 sys.exit(main())

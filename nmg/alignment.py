@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nmg._types import TokenMap
 from nmg.threads import alone_with
+from nmg.types import TokenMap
 
 Span = tuple[int, int]
 

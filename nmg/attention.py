@@ -15,8 +15,8 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from nmg._types import Heads, Probabilities
 from nmg.threads import alone_with
+from nmg.types import Heads, Probabilities
 
 
 @dataclass(frozen=True)

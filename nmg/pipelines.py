@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from nmg import images
-from nmg.backbone import Backbone
+from nmg.backbones import Backbone
+from nmg.backbones.settings import BUNDLED, BUNDLED_FOLDER
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import Plan
+from nmg.guidance import default_guidance
 from nmg.inversion import Trajectory, invert
-from nmg.menagerie import model as menagerie
-from nmg.presets import suited
+from nmg.run import Plan
 from nmg.sampling import Descent, bar_of, denoise, prepare
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -56,18 +56,18 @@ def load(
     """
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
-    model = model or (PAPER_MODEL if device.startswith("cuda") else menagerie.NAME)
-    folder = menagerie.FOLDER if model == menagerie.NAME else model
+    model = model or (PAPER_MODEL if device.startswith("cuda") else BUNDLED)
+    folder = BUNDLED_FOLDER if model == BUNDLED else model
     try:
         with quiet():
             pipe = NoiseMapGuidancePipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
     except (OSError, ValueError) as error:
         raise OSError(
             f"the model {model!r} can't be loaded: {str(error).strip().splitlines()[0]} — give a folder in diffusers' "
-            f"layout, a hub id that this machine can reach, or {menagerie.NAME!r}, which is bundled"
+            f"layout, a hub id that this machine can reach, or {BUNDLED!r}, which is bundled"
         ) from error
-    if model == menagerie.NAME:
-        pipe.register_to_config(_name_or_path=menagerie.NAME)
+    if model == BUNDLED:
+        pipe.register_to_config(_name_or_path=BUNDLED)
     pipe.set_progress_bar_config(leave=False)
     # Editing needs no gradient for parameters; frozen here, they need not be frozen anew for every pass.
     pipe.unet.requires_grad_(False)
@@ -123,7 +123,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             prompt: one target prompt or several.
             trajectory: what `invert` returned.
             guidance_scale, noise_map_scale, gradient_scale: s_T, s_N and s_g of `NoiseMap`, unless `guidance` is
-                given; the model's own (see `suited`) where they are None.
+                given; the model's own (see `default_guidance`) where they are None.
             editor: what the targets take from the source; `PromptToPrompt()` if not given.
             generator: accepted for compatibility; nothing here is random.
             output_type: "pil", "np", "pt" or "latent"; row 0 is the reconstruction, then one row per target.
@@ -141,7 +141,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         targets = [prompt] if isinstance(prompt, str) else prompt or editor.targets(trajectory.prompt)
         negative = editor.negative(trajectory.prompt) if negative_prompt is None else negative_prompt
         run = prepare(self, trajectory, targets, negative)
-        guidance = guidance or suited(
+        guidance = guidance or default_guidance(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
         guidance.check(Plan.of(trajectory, negative_prompt))

@@ -10,12 +10,36 @@ import torch
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Doubled, Latents, TextEmbeddings
 from nmg.activations import sparing
 from nmg.attention import Attend, attending
-from nmg.backbone import Backbone, frozen
-from nmg.ddim import Step, spread, transfer
-from nmg.inversion import Trajectory
+from nmg.backbones import Backbone
+from nmg.backbones.unet import frozen
+from nmg.inversion import DDIM, Trajectory
+from nmg.levels import Step, spread, transfer
+from nmg.types import Doubled, Latents, TextEmbeddings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will be, as far as it is known before anything is computed.
+
+    Attributes:
+        inversion, convention: of the trajectory.
+        steps: their number.
+        latent_size: height and width.
+        negative: the negative prompt that was asked for; None where the editor's habit holds.
+    """
+
+    inversion: DDIM
+    convention: str
+    steps: int
+    latent_size: tuple[int, int]
+    negative: str | None = None
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, negative: str | None = None) -> Plan:
+        """The plan of a run along a trajectory."""
+        return cls(trajectory.inversion, trajectory.convention, len(trajectory.steps), trajectory.latent_size, negative)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nmg import ddim, images, rows
-from nmg._types import Latents
-from nmg.backbone import Backbone
-from nmg.ddim import Step
+from nmg import images, levels, rows
+from nmg.backbones import Backbone
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import CFG, NullText, NullTexts, Plan
-from nmg.guidance.path import Following, NetworkChanged, Walking, key_of
+from nmg.guidance import CFG, NullText, NullTexts, default_guidance
+from nmg.guidance.cache import Following, NetworkChanged, Walking, key_of
 from nmg.inversion import DDIM, SourcePath, Trajectory, bar, invert
-from nmg.inversion.walk import Callback
-from nmg.presets import suited
-from nmg.run import Run
+from nmg.inversion.run import Callback
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Latents
 
 
 @torch.no_grad()
@@ -171,7 +170,7 @@ def edit(
         source: what the picture shows; not needed with a trajectory.
         targets: what the edited pictures should show, one prompt each; none for the reconstruction alone, or
             for what the editor does without a target prompt.
-        guidance: how the source row is kept on its path; `suited(pipe)` if not given: `NoiseMap` at the model's scales.
+        guidance: how the source row is kept on its path; `default_guidance(pipe)` if not given: `NoiseMap` at the model's scales.
         editor: what the targets take from the source; `PromptToPrompt()` if not given.
         steps: DDIM steps of the inversion, 50 if not given.
         size: width and height in pixels; the model's own if not given.
@@ -185,7 +184,7 @@ def edit(
         TypeError, ValueError, FileNotFoundError: for an input that can't be used, with what works.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    guidance, editor = guidance or suited(backbone), editor or PromptToPrompt()
+    guidance, editor = guidance or default_guidance(backbone), editor or PromptToPrompt()
     known = image.prompt if isinstance(image, Trajectory) else source
     targets = _checked(targets) or editor.targets(known or "")
     picture = None
@@ -199,8 +198,8 @@ def edit(
         picture = backbone.prepare(image, size)
         options: dict[str, Any] = {"steps": 50, "inversion": DDIM(), "convention": "aligned"}
         options |= {name: value for name, value in given.items() if value is not None}
-        levels = options["inversion"], options["convention"], options["steps"]
-        plan = Plan(*levels, latent_size=backbone.latent_size(picture), negative=negative)
+        asked = options["inversion"], options["convention"], options["steps"]
+        plan = Plan(*asked, latent_size=backbone.latent_size(picture), negative=negative)
         _check_all(backbone, [source, *targets], plan, offset, guidance, editor)
         trajectory = invert(backbone, picture, source, size=picture.size, progress=progress, **options)
 
@@ -224,7 +223,7 @@ def _check_all(
 ) -> None:
     """Raise for all that can be wrong, before anything is computed."""
     backbone.check([*prompts, plan.negative or ""])
-    ddim.steps(backbone.scheduler, plan.steps, offset)
+    levels.steps(backbone.scheduler, plan.steps, offset)
     editor.check(backbone, prompts, plan)
     plan.inversion.check(plan.convention)
     guidance.check(plan)

@@ -1,6 +1,6 @@
 """Drive the panel in a real browser: JupyterLab on 127.0.0.1, Chromium through playwright, nothing from outside.
 
-`python tests/browser.py --screenshots images` draws the panel of each notebook into images/panel-*.png.
+`python -m tests.browser --screenshots images` draws the panel of each notebook into images/panel-*.png.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
-from notebooks import ROOT, inject
 from PIL import Image
+
+from tests.notebooks import ROOT, inject
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

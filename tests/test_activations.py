@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from nmg import Backbone, NoiseMap, Pix2PixZero, activations, edit, prepare, steps
 from nmg.activations import sparing
-from nmg.backbone import frozen
+from nmg.backbones.unet import frozen
 from nmg.inversion import rise
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"

@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 
 import nmg
-from nmg import metrics
-from nmg.menagerie import Scene, caption, evaluate
+from nmg.lab import metrics
+from nmg.lab.profile import noise_map
+from nmg.menagerie import Scene, caption
 from nmg.menagerie.model import FOLDER, check_words, load_classifier, unknown_words
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
+from scripts import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_the_autoencoder_keeps_what_the_classifier_reads(bundled):
 @pytest.mark.slow
 def test_nmg_beats_guidance_at_reconstruction_by_8_db(bundled):
     """32 held-out scenes, 50 steps, both at text scale 7.5, against the autoencoder's own picture."""
-    guidances = {"ddim": nmg.CFG(7.5), "nmg": evaluate.bundled_noise_map(7.5)}
+    guidances = {"ddim": nmg.CFG(7.5), "nmg": noise_map(7.5)}
     report = evaluate.reconstruction(bundled, 32, guidances)
     print(report)
     assert report["psnr"]["nmg"] >= report["psnr"]["ddim"] + 8, report
@@ -89,7 +91,7 @@ def test_unknown_words_are_named():
 
 @pytest.mark.slow
 def test_the_demo_draws_its_sheets(tmp_path):
-    from nmg.menagerie.demo import demo
+    from nmg.lab.demo import demo
 
     paths = list(demo(tmp_path, steps=2))
     assert [path.name for path in paths] == ["edits.png", "poses-and-kinds.png", "reconstructions.png"]

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import nmg
-from nmg import images, metrics
+from nmg import images
+from nmg.lab import metrics
+from nmg.lab.profile import SCENES
 from nmg.menagerie.scene import Scene
-from nmg.menagerie.tasks import EXAMPLES, TASKS
+from nmg.menagerie.tasks import EXAMPLES
 
 CLOSE = {torch.float16: 35.0, torch.bfloat16: 22.0}
 """PSNR in dB that an edit in half precision has to the one in float32 at least."""
@@ -20,7 +22,7 @@ def example():
 
     name, scene, change = next(example for example in EXAMPLES if example[0] == "colour change")
     assert isinstance(scene, Scene)
-    return scene.render(), *prompt_pair(scene, **change), TASKS[name].editor
+    return scene.render(), *prompt_pair(scene, **change), SCENES[name]
 
 
 @functools.cache
@@ -30,7 +32,12 @@ def load(dtype):
 
 def edited(example, dtype, editor=None):
     pipe, (picture, source, target, own) = load(dtype), example
-    options = {"guidance": nmg.suited(pipe, noise_map_scale=3), "editor": editor or own, "steps": 4, "progress": False}
+    options = {
+        "guidance": nmg.default_guidance(pipe, noise_map_scale=3),
+        "editor": editor or own,
+        "steps": 4,
+        "progress": False,
+    }
     return pipe, nmg.edit(pipe, picture, source, [target], **options)
 
 

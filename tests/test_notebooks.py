@@ -3,7 +3,8 @@
 import base64
 
 import pytest
-from notebooks import ROOT, execute, inject
+
+from tests.notebooks import ROOT, execute, inject
 
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("nmg_*.ipynb"))
 

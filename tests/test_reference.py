@@ -44,12 +44,12 @@ from nmg import (
 )
 from nmg.alignment import find, refinement, replacement_by_authors, tokenize
 from nmg.attention import Attend, Site, attention, probabilities
-from nmg.ddim import Step
 from nmg.editors import pix2pix_zero, prompt_to_prompt
 from nmg.editors.prompt_to_prompt import _Blending, _marked, _Running
 from nmg.guidance import noise_map
 from nmg.guidance.noise_map import REFERENCE_ELEMENTS
 from nmg.inversion import CONVENTIONS, regularised, rise
+from nmg.levels import Step
 from nmg.run import Run
 
 HERE = Path(__file__).parent

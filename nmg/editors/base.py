@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nmg import rows
-from nmg._types import Doubled, Latents, Mask, TextEmbeddings
 from nmg.attention import Attend
-from nmg.backbone import Backbone
-from nmg.ddim import Step
-from nmg.guidance import Plan
-from nmg.run import Run
+from nmg.backbones import Backbone
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Doubled, Latents, Mask, TextEmbeddings
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import images, masks, rows
-from nmg._types import Heads
 from nmg.alignment import find, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
-from nmg.backbone import Backbone
-from nmg.ddim import Step
+from nmg.backbones import Backbone
 from nmg.editors.base import Editor
-from nmg.guidance import Plan
-from nmg.run import Run
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Heads
 
 Maps = Float[Tensor, "maps height width"]
 Ground = Bool[Tensor, "_ positions"]

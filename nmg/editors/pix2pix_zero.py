@@ -4,156 +4,25 @@ arXiv 2302.03027.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Doubled, Heads, Latents, TextEmbeddings
 from nmg.attention import Attend, Site, probabilities
-from nmg.backbone import Backbone
-from nmg.ddim import Step
+from nmg.backbones import Backbone
 from nmg.editors.base import Editor
-from nmg.editors.templates import sentences
-from nmg.guidance import Plan
-from nmg.run import Run
-from nmg.tensors import load, save
-
-FORMAT = "nmg-direction-2"
-BATCH = 32
-"""Sentences encoded at once."""
-
-
-# ---------------------------------------------------------------- directions
-
-
-@dataclass(frozen=True, eq=False)
-class EditDirection:
-    """What turns one content into another, in the space of text embeddings (section 3.1).
-
-    Attributes:
-        embedding: mean embedding of the target sentences minus that of the source sentences, [1, tokens, features].
-        source, target: the sentences.
-        separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence lies
-            farther along it than every source sentence), on sentences that the direction was not made of.
-    """
-
-    embedding: Float[Tensor, "1 tokens features"]
-    source: tuple[str, ...]
-    target: tuple[str, ...]
-    separation: float
-
-    @classmethod
-    def between(
-        cls, pipe: Any, source: str | os.PathLike | Sequence[str], target: str | os.PathLike | Sequence[str]
-    ) -> EditDirection:
-        """The direction from one content to another.
-
-        Args:
-            pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
-            source, target: each a word or phrase such as "cat" or "a sleeping cat", which templates make sentences of; a
-                path of a text file with a sentence per line; or a list of sentences.
-
-        Raises:
-            ValueError: for a side without sentences, one that the text encoder can't read, or two equal sides.
-        """
-        backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-        first, second = (_sentences(side, backbone) for side in (source, target))
-        if first == second:
-            raise ValueError(f"a direction from {source!r} to {target!r} leads nowhere; give two different contents")
-        known = _KNOWN.setdefault(backbone.pipe.text_encoder, {})
-        key = (first, second, len(backbone.tokenizer), _fingerprint(backbone, (first[0], second[0])))
-        if key not in known:
-            here, there = _encoded(backbone, first), _encoded(backbone, second)
-            move = there.mean(0, keepdim=True) - here.mean(0, keepdim=True)
-            known[key] = cls(move, first, second, _separation(here, there))
-        return known[key]
-
-    def described(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The sentences that it can be found from again."""
-        return self.source, self.target
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the direction and its sentences to one safetensors file."""
-        described = {"source": self.source, "target": self.target, "separation": self.separation}
-        save(path, FORMAT, {"embedding": self.embedding}, described)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> EditDirection:
-        """Read a direction that `save` wrote.
-
-        Raises:
-            FileNotFoundError: without a file at `path`.
-            ValueError: for a file that holds no direction.
-        """
-        held, described = load(path, FORMAT, "direction", "make one with EditDirection.between")
-        return cls(held["embedding"], tuple(described["source"]), tuple(described["target"]), described["separation"])
-
-
-_KNOWN: WeakKeyDictionary[Any, dict[tuple, EditDirection]] = WeakKeyDictionary()
-"""The directions found so far, for each text encoder that is still loaded."""
-
-
-def _fingerprint(backbone: Backbone, probes: Sequence[str]) -> bytes:
-    """What the text encoder makes of two sentences: other weights in the same module, by LoRA say, are noticed."""
-    return hashlib.sha256(backbone.text(probes).float().cpu().numpy().tobytes()).digest()
-
-
-Side = str | os.PathLike | Sequence[str]
-"""A word or phrase, a path of a file of sentences, or sentences."""
-
-
-def _sentences(side: Side, backbone: Backbone) -> tuple[str, ...]:
-    """The sentences of one side of a direction."""
-    if isinstance(side, os.PathLike) or (isinstance(side, str) and side.endswith(".txt")):
-        if not os.path.isfile(side):
-            raise FileNotFoundError(
-                f"there is no file of sentences at {os.fspath(side)!r}; give one with a sentence per line"
-            )
-        with open(side, encoding="utf-8") as file:
-            found = tuple(line.strip() for line in file if line.strip())
-    else:
-        found = sentences(side, backbone) if isinstance(side, str) else tuple(side)
-    if not found:
-        raise ValueError(f"{side!r} gives no sentence; give a word, a file with a sentence per line, or a list of them")
-    return found
-
-
-def _encoded(backbone: Backbone, texts: Sequence[str]) -> Float[Tensor, "sentences tokens features"]:
-    """Embeddings of sentences, in fp32."""
-    batches = (list(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH))
-    return torch.cat([backbone.text(batch).float() for batch in batches])
-
-
-def _separation(source: Tensor, target: Tensor) -> float:
-    """Share of the pairs of a source and a target sentence that lie in the right order along the direction.
-
-    The direction of every second sentence orders the others, and the other way round, so that the order is no artefact of
-    the fit; where the sides match sentence by sentence, partners are on the same side of the fold. NaN for fewer than
-    two sentences a side.
-    """
-    if min(len(source), len(target)) < 2:
-        return math.nan
-    source, target = source.flatten(1).double(), target.flatten(1).double()
-    shares = []
-    for fold in (0, 1):
-        move = target[fold::2].mean(0) - source[fold::2].mean(0)
-        margins = (target[1 - fold :: 2] @ move)[:, None] - source[1 - fold :: 2] @ move
-        shares.append(((margins > 0).double() + 0.5 * (margins == 0).double()).mean().item())
-    return sum(shares) / 2
-
-
-# ---------------------------------------------------------------- the editor
+from nmg.editors.directions import EditDirection, Side
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Doubled, Heads, Latents, TextEmbeddings
 
 Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
 

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import rows
-from nmg._types import Heads, Latents, Mask, Probabilities
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors, tokenize
 from nmg.attention import Attend, Site, attention, probabilities
-from nmg.backbone import Backbone
-from nmg.ddim import Step
+from nmg.backbones import Backbone
 from nmg.editors.base import Editor
-from nmg.guidance import Plan
-from nmg.run import Run
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Heads, Latents, Mask, Probabilities
 
 Window = float | tuple[float, float]
 """A share of the steps: until a fraction, or from one to another."""

@@ -10,33 +10,9 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from nmg import rows
-from nmg._types import Doubled, Latents, TextEmbeddings
-from nmg.ddim import Step
-from nmg.inversion import DDIM, Trajectory
-from nmg.run import Run
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run will be, as far as it is known before anything is computed.
-
-    Attributes:
-        inversion, convention: of the trajectory.
-        steps: their number.
-        latent_size: height and width.
-        negative: the negative prompt that was asked for; None where the editor's habit holds.
-    """
-
-    inversion: DDIM
-    convention: str
-    steps: int
-    latent_size: tuple[int, int]
-    negative: str | None = None
-
-    @classmethod
-    def of(cls, trajectory: Trajectory, negative: str | None = None) -> Plan:
-        """The plan of a run along a trajectory."""
-        return cls(trajectory.inversion, trajectory.convention, len(trajectory.steps), trajectory.latent_size, negative)
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Doubled, Latents, TextEmbeddings
 
 
 @dataclass(frozen=True)
@@ -47,7 +23,7 @@ class CFG:
 
     Every hook does nothing by default; a subclass overrides those that it needs. `prepare` returns
     the object whose hooks a run calls, so that a guidance with a memory returns a fresh one. What the hooks do to the
-    source row must not depend on the targets: the row is followed again without them (see `nmg.guidance.path`), and
+    source row must not depend on the targets: the row is followed again without them (see `nmg.guidance.cache`), and
     `steer`, which may move no other row, is then not called.
 
     Args:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmg import rows
-from nmg._types import Doubled, Latents
-from nmg.ddim import Step
-from nmg.guidance.base import CFG, Plan
+from nmg.guidance.base import CFG
 from nmg.guidance.needs import need_aligned
-from nmg.run import Run
+from nmg.levels import Step
+from nmg.run import Plan, Run
+from nmg.types import Doubled, Latents
 
 
 @dataclass(frozen=True)

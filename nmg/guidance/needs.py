@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nmg.guidance.base import CFG, Plan
+from nmg.guidance.base import CFG
+from nmg.run import Plan
 
 
 def need_aligned(guidance: CFG, plan: Plan) -> None:

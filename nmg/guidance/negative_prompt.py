@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import rows
-from nmg._types import Doubled, Latents, TextEmbeddings
-from nmg.ddim import Step, predict_clean
-from nmg.guidance.base import CFG, Plan
+from nmg.guidance.base import CFG
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
-from nmg.run import Run
+from nmg.levels import Step, predict_clean
+from nmg.run import Plan, Run
+from nmg.types import Doubled, Latents, TextEmbeddings
 
 THRESHOLDS = ("hard", "soft")
 PULLS = ("inversion", "reconstruction", "none")

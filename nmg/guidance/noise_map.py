@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import masks, rows
-from nmg._types import Latents, TextEmbeddings
-from nmg.ddim import Step, transfer
-from nmg.guidance.base import CFG, Plan, check_finite
+from nmg.backbones import settings_of
+from nmg.guidance.base import CFG, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
-from nmg.run import Run
+from nmg.levels import Step, transfer
+from nmg.run import Plan, Run
+from nmg.types import Latents, TextEmbeddings
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
 """Elements of the latent that the published scales belong to: Stable Diffusion 1.4 at 512×512."""
@@ -171,3 +172,13 @@ class Weighted(NoiseMap):
     def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
         gradient, eps = super().gradient(run, step, source, null)
         return self.weight * gradient, eps
+
+
+def default_guidance(pipe: Any, **scales: Any) -> NoiseMap:
+    """Noise map guidance with the scales that suit a model: the paper's, or the model's own.
+
+    Args:
+        pipe: a loaded pipeline, or a `Backbone`.
+        scales: `noise_map_scale`, `gradient_scale`, `text_scale`, `energy` or `level` to set; None leaves the model's.
+    """
+    return NoiseMap(**settings_of(pipe).scales | {name: value for name, value in scales.items() if value is not None})

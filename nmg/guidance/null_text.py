@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg._types import Latents, TextEmbeddings
-from nmg.ddim import Step, transfer
-from nmg.guidance.base import CFG, Plan
+from nmg.guidance.base import CFG
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
-from nmg.run import Run
-from nmg.tensors import load, save
+from nmg.levels import Step, transfer
+from nmg.run import Plan, Run
+from nmg.serialize import load, save
+from nmg.types import Latents, TextEmbeddings
 
 FORMAT = "nmg-null-texts-1"
 PUBLISHED_STEPS = 50

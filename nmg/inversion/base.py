@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from nmg._types import Latents
-from nmg.ddim import Step, transfer
+from nmg.levels import Step, transfer
+from nmg.types import Latents
 
 
 @dataclass(frozen=True)

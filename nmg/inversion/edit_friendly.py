@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nmg._types import Latents
-from nmg.ddim import spread, transfer
 from nmg.inversion.base import DDIM, Ask, Rise, need_aligned
+from nmg.levels import spread, transfer
+from nmg.types import Latents
 
 
 @dataclass(frozen=True)

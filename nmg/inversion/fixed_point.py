@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nmg._types import Latents
-from nmg.ddim import transfer
 from nmg.inversion.base import DDIM, Ask, Rise, need_aligned
+from nmg.levels import transfer
+from nmg.types import Latents
 
 
 @dataclass(frozen=True)

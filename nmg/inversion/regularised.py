@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg._types import Latents
 from nmg.inversion.base import DDIM, Ask, Rise
+from nmg.types import Latents
 
 SMALLEST_LEVEL = 8
 """Rows at which the pyramid of the auto-correlation ends."""

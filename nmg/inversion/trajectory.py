@@ -10,15 +10,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nmg._types import Latents
-from nmg.ddim import Step
-from nmg.inversion import methods
 from nmg.inversion.base import DDIM
-from nmg.inversion.path import SourcePath
-from nmg.settings import packed, unpacked
-from nmg.tensors import load, save
+from nmg.inversion.edit_friendly import EditFriendly
+from nmg.inversion.fixed_point import FixedPoint
+from nmg.inversion.regularised import Regularised
+from nmg.levels import Step
+from nmg.serialize import load, packed, save, unpacked
+from nmg.types import Latents
 
 FORMAT = "nmg-trajectory-2"
+INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised)
+"""What a saved trajectory can have been made by."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePath:
+    """Where the source row was at each step of a run.
+
+    Attributes:
+        key: a digest of all that the row depends on: the trajectory, the guidance and the null prompt.
+        seen: the row that the network saw at each step, after the guidance had steered it.
+        ended: the row after each step.
+        noise: what the network predicted for the first of `seen` under the source prompt, by which a changed network is
+            noticed, [1, channels, height, width].
+        null: the guidance's own null embedding, of each step or of all.
+    """
+
+    key: str
+    seen: Float[Tensor, "steps channels height width"]
+    ended: Float[Tensor, "steps channels height width"]
+    noise: Latents
+    null: Float[Tensor, "_ tokens features"] | None = None
+
+    def to(self, device: torch.device | str) -> SourcePath:
+        return SourcePath(self.key, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        held = {name: getattr(self, name) for name in ("seen", "ended", "noise", "null")}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +108,7 @@ class Trajectory:
         Raises:
             ValueError: for an inversion that is not this package's, which could not be read again.
         """
-        if type(self.inversion).__name__ not in methods.__all__:
+        if type(self.inversion) not in INVERSIONS:
             raise ValueError(
                 f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read again; "
                 "save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
@@ -103,7 +133,7 @@ class Trajectory:
         held, described = load(path, FORMAT, "trajectory", "make one with `nmg invert`")
         described["steps"] = tuple(Step(*fields) for fields in described["steps"])
         described["levels"] = tuple(described["levels"])
-        described["inversion"] = unpacked(described["inversion"], methods)
+        described["inversion"] = unpacked(described["inversion"], INVERSIONS)
         key, walked = described.pop("path", None), {}
         for name in [name for name in held if name.startswith("path.")]:
             walked[name.removeprefix("path.")] = held.pop(name)

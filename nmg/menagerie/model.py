@@ -1,4 +1,4 @@
-"""The bundled model: where it lies, how it is loaded, and the settings that suit it."""
+"""The bundled model: where it lies, the words that it knows, and the classifier beside it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nmg.menagerie.captions import vocabulary
+from nmg.menagerie.captions import about, vocabulary
 from nmg.menagerie.networks import FactorClassifier
+from nmg.menagerie.scene import COLOURS
 
 NAME = "menagerie"
 """What the bundled model is called on the command line, in recipes and in trajectories."""
 FOLDER = Path(__file__).parent / "weights"
-
-SCALES: dict[str, Any] = {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0}
-"""Scales chosen on validation scenes (see the model card); the paper's belong to Stable Diffusion 1.4."""
 
 
 @functools.cache
@@ -41,7 +39,10 @@ def check_words(prompts: list[str]) -> str | None:
     )
 
 
-def is_bundled(pipe: Any) -> bool:
-    """Whether a pipeline, or a `Backbone` over it, is the bundled model, or another that training wrote."""
-    names = {str(name) for name in (getattr(pipe, "name_or_path", None), getattr(pipe, "name", None)) if name}
-    return NAME in names or any((Path(name) / "classifier.safetensors").is_file() for name in names)
+def settings(**scales: float) -> dict[str, Any]:
+    """What the file `nmg.json` beside the weights says of the model.
+
+    Args:
+        scales: of noise map guidance that suit it.
+    """
+    return {"name": NAME, "profile": NAME, **scales, "sentences": about("{}"), "colours": tuple(COLOURS)}

@@ -1,0 +1,6 @@
+"""A loaded model as the few functions that editing needs."""
+
+from nmg.backbones.settings import ModelSettings, settings_of
+from nmg.backbones.unet import Backbone
+
+__all__ = ["Backbone", "ModelSettings", "settings_of"]

@@ -1,0 +1,63 @@
+"""What suits a model, as its own folder says: a file `nmg.json` beside the weights, which few models have."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BUNDLED = "menagerie"
+"""What the bundled model is called."""
+BUNDLED_FOLDER = Path(__file__).parents[1] / "menagerie" / "weights"
+FILE = "nmg.json"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings that belong to a model; without a file of its own, those of Stable Diffusion.
+
+    Attributes:
+        name: that the model is loaded by, if it has one besides its folder's.
+        profile: of examples, presets and captions: "photographs", or the world that it was trained on.
+        noise_map_scale, gradient_scale, text_scale: of noise map guidance; the paper's where they are None.
+        sentences: templates of which edit directions are made, with `{}` for the phrase; if empty, those for photographs.
+        colours: words of a phrase that stand for what the templates say before it.
+    """
+
+    name: str = ""
+    profile: str = "photographs"
+    noise_map_scale: float | None = None
+    gradient_scale: float | None = None
+    text_scale: float | None = None
+    sentences: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The scales that the model has of its own, by name."""
+        names = ("noise_map_scale", "gradient_scale", "text_scale")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def read(cls, name: str) -> ModelSettings:
+        """The settings of a model by the bundled one's name, a folder or a hub id.
+
+        Raises:
+            ValueError: for a file that can't be read, or says what is unknown here.
+        """
+        path = (BUNDLED_FOLDER if name == BUNDLED else Path(name)) / FILE
+        if not path.is_file():
+            return cls()
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+            return cls(**values | lists)
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
+
+
+def settings_of(pipe: Any) -> ModelSettings:
+    """The settings of a loaded pipeline, or of a `Backbone` over it."""
+    name = getattr(pipe, "name_or_path", None) or getattr(pipe, "name", None)
+    return ModelSettings.read(str(name)) if name else ModelSettings()

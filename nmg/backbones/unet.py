@@ -1,0 +1,248 @@
+"""A loaded Stable Diffusion pipeline as the few functions that editing needs.
+
+Only `encode_prompt`, `unet(…)`, `vae.encode` and `vae.decode` of the user's pipeline are called, so
+that LoRA, textual inversion and offload keep working. dtype, latent scaling and prediction type
+are handled here: everything outside works on fp32 latents and predicted noise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image as PIL
+from torch import Tensor
+
+from nmg import images
+from nmg.attention import Attend, attending, sites, spatial_size
+from nmg.backbones.settings import ModelSettings
+from nmg.levels import Step
+from nmg.threads import alone_with
+from nmg.types import Image, Latents, TextEmbeddings
+
+
+class Backbone:
+    """Stable Diffusion 1 or 2 over a loaded diffusers pipeline, which stays the user's own.
+
+    Args:
+        pipe: a `StableDiffusionPipeline`, or any pipeline with its parts.
+
+    Raises:
+        TypeError: for a pipeline that is not a text-to-image Stable Diffusion 1 or 2.
+    """
+
+    def __init__(self, pipe: Any):
+        missing = [
+            part
+            for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
+            if getattr(pipe, part, None) is None
+        ]
+        if missing:
+            raise TypeError(f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded StableDiffusionPipeline")
+        if getattr(pipe, "text_encoder_2", None) is not None:
+            raise TypeError(
+                f"{type(pipe).__name__} has two text encoders; Stable Diffusion XL is not supported yet, "
+                "Stable Diffusion 1 and 2 are"
+            )
+        self.pipe, self.unet, self.vae, self.tokenizer = pipe, pipe.unet, pipe.vae, pipe.tokenizer
+        if self.unet.config.in_channels != self.vae.config.latent_channels:
+            raise TypeError(
+                f"the UNet takes {self.unet.config.in_channels} channels and the latent has "
+                f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
+            )
+        sites(self.unet)
+
+    @property
+    def scheduler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe._execution_device
+
+    @property
+    def name(self) -> str:
+        """The hub id or folder that the pipeline was loaded from."""
+        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or "unnamed")
+        return os.path.abspath(name) if os.path.isdir(name) else name
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        """What suits the model."""
+        return ModelSettings.read(self.name)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the pictures that the network was trained on."""
+        sample = self.unet.config.sample_size
+        height, width = (sample, sample) if isinstance(sample, int) else sample
+        return width * self.pixels_per_latent, height * self.pixels_per_latent
+
+    def latent_size(self, picture: PIL.Image) -> tuple[int, int]:
+        """Height and width of a picture's latent."""
+        return picture.height // self.pixels_per_latent, picture.width // self.pixels_per_latent
+
+    @property
+    def max_tokens(self) -> int:
+        longest = getattr(self.pipe.text_encoder.config, "max_position_embeddings", self.tokenizer.model_max_length)
+        return min(longest, self.tokenizer.model_max_length)
+
+    # ------------------------------------------------------------ pictures
+
+    def prepare(self, image: Any, size: tuple[int, int] | None = None) -> PIL.Image:
+        """Load a picture (see `images.load`), crop its middle to the aspect of `size` and resize it.
+
+        Args:
+            size: width and height in pixels; the network's native size if not given.
+
+        Raises:
+            ValueError: for a size that is no multiple of the latent's pixel.
+        """
+        width, height = self.native_size if size is None else size
+        step = self.pixels_per_latent
+        if min(width, height) < 2 * step or width % step or height % step:
+            raise ValueError(
+                f"size={width}×{height} doesn't fit the latent; give multiples of {step}, "
+                f"such as {self.native_size[0]}×{self.native_size[1]}"
+            )
+        return images.fit(images.load(image), width, height)
+
+    @torch.no_grad()
+    def encode(self, pixels: Image) -> Latents:
+        """The mean latent, scaled, in fp32; never a random sample, so that the same picture gives the same edit."""
+        dtype = self.vae.dtype
+        mean = self.vae.encode((2 * pixels - 1).to(self.device, dtype)).latent_dist.mean.float()
+        return (mean - self._shift) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Image:
+        """Pixels in 0…1.
+
+        Raises:
+            FloatingPointError: if the decoder returns values that are not finite.
+        """
+        dtype = self.vae.dtype
+        scaled = latents / self.vae.config.scaling_factor + self._shift
+        # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
+        pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
+        if not pixels.isfinite().all() and dtype != torch.float32:
+            # Some decoders overflow in half precision.
+            try:
+                self.vae.to(torch.float32)
+                pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
+            finally:
+                self.vae.to(dtype)
+        if not pixels.isfinite().all():
+            raise FloatingPointError("the VAE decoded values that are not finite, in float32 too; lower the scales")
+        return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _decoded(self, row: Latents) -> Image:
+        return self.vae.decode(row.to(self.device, self.vae.dtype), return_dict=False)[0].float()
+
+    @property
+    def _shift(self) -> float:
+        return self.vae.config.get("shift_factor") or 0.0
+
+    # ------------------------------------------------------------ text
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> TextEmbeddings:
+        """Embeddings of the prompts, padded to one length.
+
+        Raises:
+            TypeError, ValueError: for a prompt that is no string or longer than the encoder reads.
+        """
+        self.check(prompts)
+        with alone_with(self.tokenizer):
+            return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise for a prompt that `text` can't encode."""
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")
+            with alone_with(self.tokenizer):
+                used = len(self.tokenizer(self.readable(prompt)).input_ids)
+            if used > self.max_tokens:
+                raise ValueError(
+                    f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
+                    f"begin and end included; shorten {prompt!r}"
+                )
+
+    def readable(self, prompt: str) -> str:
+        """The prompt as the tokenizer sees it: with multi-vector textual inversions written out."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", None)
+        return convert(prompt, self.tokenizer) if convert else prompt
+
+    # ------------------------------------------------------------ the network
+
+    def cross_positions(self, latent_size: tuple[int, int]) -> set[int]:
+        """The numbers of positions at which cross-attention layers run for a latent of that height and width."""
+        levels = len(self.unet.config.down_block_types)
+        found = set()
+        for site in sites(self.unet).values():
+            block = int(site.name.split(".")[1]) if site.place != "mid" else 0
+            halvings = {"down": block, "mid": levels - 1, "up": levels - 1 - block}[site.place]
+            if site.is_cross:
+                found.add(math.prod(-(-side // 2**halvings) for side in latent_size))
+        return found
+
+    def quarter_size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the cross-attention maps nearest to a quarter of the latent's (16×16 at 512×512 pixels)."""
+        quarter = math.prod(latent_size) / 16
+        sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
+        return min(sizes, key=lambda size: abs(math.log(math.prod(size) / quarter)))
+
+    def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
+        """Predicted noise, in fp32, at the step's timestep; `attend` hooks the attention of this one call.
+
+        Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
+        """
+        dtype = self.unet.dtype
+        with attending(self.unet, attend):
+            out = self.unet(x.to(dtype), step.timestep, encoder_hidden_states=text.to(dtype), return_dict=False)[0]
+        return to_noise(out.float(), x, step.alpha, self.scheduler.config.get("prediction_type", "epsilon"))
+
+    def release(self) -> None:
+        """Let an offloaded pipeline move its parts off the device."""
+        if hasattr(self.pipe, "maybe_free_model_hooks"):
+            self.pipe.maybe_free_model_hooks()
+
+
+def to_noise(out: Tensor, x: Tensor, alpha: float, prediction_type: str) -> Tensor:
+    """The network's output as noise (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction).
+
+    Raises:
+        ValueError: for an unknown prediction type.
+    """
+    if prediction_type == "epsilon":
+        return out
+    if prediction_type == "v_prediction":
+        return alpha**0.5 * out + (1 - alpha) ** 0.5 * x
+    if prediction_type == "sample":
+        return (x - alpha**0.5 * out) / (1 - alpha) ** 0.5
+    raise ValueError(f"prediction_type={prediction_type!r} is unknown; epsilon, v_prediction and sample work")
+
+
+@contextmanager
+def frozen(network: torch.nn.Module) -> Iterator[None]:
+    """No gradient for the parameters inside the block; those that had one have it again after it."""
+    trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    for parameter in trainable.values():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        # By name: sequential offload replaces the parameters themselves during a call.
+        parameters = dict(network.named_parameters()) if trainable else {}
+        for name in trainable:
+            parameters[name].requires_grad_(True)

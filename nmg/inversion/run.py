@@ -1,0 +1,115 @@
+"""The walk up: from a picture to its trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from nmg import images, rows
+from nmg.backbones import Backbone
+from nmg.inversion.base import CONVENTIONS, DDIM, Ask
+from nmg.inversion.trajectory import Trajectory
+from nmg.levels import Step, steps
+from nmg.types import Latents, TextEmbeddings
+
+Callback = Callable[[Step, Latents], object]
+
+
+def invert(
+    pipe: Any,
+    image: Any,
+    prompt: str = "",
+    *,
+    steps: int = 50,
+    size: tuple[int, int] | None = None,
+    inversion: DDIM | None = None,
+    convention: str = "aligned",
+    offset: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Trajectory:
+    """Invert a picture by DDIM at guidance 1 and keep the latent of every level.
+
+    Args:
+        pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
+        image: whatever `images.load` reads.
+        prompt: the source prompt, what the picture shows.
+        steps: T, the number of DDIM steps.
+        size: width and height in pixels; the model's own if not given.
+        inversion: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
+        convention: a name in `CONVENTIONS`.
+        offset: overrides the scheduler's `steps_offset`.
+        callback: called after each step up with the step, whose index counts from 0, and the latent that it ended at.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError, TypeError: for a prompt, size, number of steps or convention that can't be used.
+    """
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    picture = backbone.prepare(image, size)
+    latents = backbone.encode(images.to_tensor(picture))
+    try:
+        return rise(backbone, latents, prompt, steps, convention, offset, progress, inversion, callback)
+    finally:
+        backbone.release()
+
+
+@torch.no_grad()
+def rise(
+    backbone: Backbone,
+    latents: Latents,
+    prompt: str,
+    count: int,
+    convention: str = "aligned",
+    offset: int | None = None,
+    progress: bool = False,
+    inversion: DDIM | None = None,
+    callback: Callback | None = None,
+) -> Trajectory:
+    """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
+    inversion = inversion or DDIM()
+    inversion.check(convention)
+    down = steps(backbone.scheduler, count, offset)
+    rises = CONVENTIONS[convention](down, backbone.scheduler)
+    text, null = backbone.text([prompt, ""]).split(1)
+    x = latents.to(backbone.device).float()
+    generator = torch.Generator().manual_seed(getattr(inversion, "seed", 0))
+
+    maps, lacks = [x], []
+    for i, up in enumerate(bar(rises, "invert", progress)):
+        step = Step(i, up.timestep, up.alpha, up.a_to)
+        x, lack = inversion.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
+        if not x.isfinite().all():
+            raise FloatingPointError(
+                f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
+                "load the pipeline in float32 or bfloat16"
+            )
+        maps.append(x)
+        lacks += [] if lack is None else [lack]
+        if callback is not None:
+            callback(step, x)
+    levels = (rises[0].a_from, *(up.a_to for up in rises))
+    residuals = torch.cat(lacks[::-1]) if lacks else None
+    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+
+
+def _asking(backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbeddings) -> Ask:
+    """The network at one step, under the source prompt."""
+
+    def ask(x: Latents, scale: float = 1.0) -> Latents:
+        if scale == 1:
+            return backbone.eps(x, step, text)
+        without, under = rows.halves(backbone.eps(rows.doubled(x), step, torch.cat([null, text])))
+        return without + scale * (under - without)
+
+    return ask
+
+
+def bar(items: Iterable, what: str, shown: bool, total: int | None = None) -> Iterable:
+    """`items` behind a progress bar that leaves no line when it is done."""
+    return tqdm(items, what, total, leave=False, disable=not shown, unit="step")

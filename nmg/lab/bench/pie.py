@@ -1,0 +1,280 @@
+"""PIE-Bench: 700 pictures with prompts, kinds of edit and masks. Ju, Zeng, Bian, Liu & Xu, "PnP Inversion: Boosting
+Diffusion-based Editing with 3 Lines of Code", ICLR 2024, arXiv 2310.01506.
+
+Pictures, prompts, masks, metrics and the editors' settings are those of the published runs. What differs from them:
+
+- Prompt-to-Prompt and MasaCtrl were run on timesteps 0, 20, …, 980; here they take the model's own, which for Stable
+  Diffusion 1.4 are one higher.
+- pix2pix-zero was run with a caption by BLIP where the source prompt stands here, as the negative prompt and as what the
+  direction from the source to the target prompt is added to; with an inverse scheduler of its own, whose noise levels lie
+  one timestep below the sampler's; and, for Direct, with the source's offset added to the target too, which `Direct` leaves
+  alone.
+- Proximal negative-prompt inversion was run as `ProxNegativePrompt(quantile=0.75, threshold="soft", pooled=True)`, by its
+  authors' code; "ProxNPI" in `METHODS` has the paper's settings. A `Method` of one's own can be given to `run`.
+- A blend word is looked up as published, but all its occurrences are taken, with punctuation or another case too, once the
+  prompt holds it as it stands.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from nmg import images
+from nmg.backbones import Backbone
+from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.lab import metrics
+from nmg.lab.bench.suites import Case, Scores, Suite
+from nmg.lab.scoring import EMPTY, finite
+
+MAPPING, PICTURES = "mapping_file.json", "annotation_images"
+TYPES = (
+    "random",
+    "change object",
+    "add object",
+    "delete object",
+    "change content",
+    "change pose",
+    "change colour",
+    "change material",
+    "change background",
+    "change style",
+)
+"""Kinds of edit by their number."""
+EDITED_WEIGHT = 2.0
+"""On the attention of the word that the edit is about, in the published runs of Prompt-to-Prompt."""
+OUTSIDE = ("psnr_outside", "lpips_outside", "mse_outside", "ssim_outside")
+"""Metrics of the background."""
+TRIAL = 64
+"""Side of the pictures on which it is tried what can be measured."""
+GUIDANCE_AMOUNT = 0.1
+"""Of pix2pix-zero in the published runs; Noise Map Guidance has 0.15."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture and what is asked for.
+
+    Attributes:
+        path: of the picture, below `annotation_images`.
+        source, target: the prompts.
+        kind: number of the kind of edit, 0…9.
+        words: what the edit is about, a word for the source prompt and one for the target prompt, or none; either may be
+            absent from its prompt.
+        runs: start and length, by turns, of the mask's runs over the pixels row by row.
+    """
+
+    path: str
+    source: str
+    target: str
+    kind: int
+    words: tuple[str, ...]
+    runs: tuple[int, ...]
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Entry:
+        """An entry of the mapping file. Square brackets in the prompts mark the change; they are no part of them."""
+        source, target = (re.sub(r"[\[\]]", "", values[name]).strip() for name in ("original_prompt", "editing_prompt"))
+        words, kind = tuple(values["blended_word"].split()[:2]), int(values["editing_type_id"])
+        if len(words) == 1:
+            raise ValueError(f"blended_word={values['blended_word']!r} is for one prompt; two words or none are needed")
+        return cls(values["image_path"], source, target, kind, words, tuple(values["mask"]))
+
+    @property
+    def held(self) -> tuple[tuple[str, ...], ...]:
+        """For each prompt the word that it holds, between spaces and letter by letter, or none; empty without `words`."""
+        prompts = (self.source.split(" "), self.target.split(" "))
+        return tuple((word,) if word in prompt else () for word, prompt in zip(self.words, prompts, strict=False))
+
+
+def decode(
+    runs: Sequence[int], size: tuple[int, int] = (512, 512), border: bool = True
+) -> Bool[np.ndarray, "height width"]:
+    """A mask from its run lengths: true where the edit belongs.
+
+    Args:
+        runs: start and length, by turns, over the pixels row by row; what lies beyond the last pixel is cut off.
+        size: width and height in pixels.
+        border: mark the outermost pixels too, as the published protocol does against annotations that stop short of
+            them. Without it the numbers are not the published ones' measure.
+
+    Raises:
+        ValueError: for an odd number of them.
+    """
+    if len(runs) % 2:
+        raise ValueError(f"the mask has {len(runs)} numbers; run lengths come in pairs of start and length")
+    mask = np.zeros(size[0] * size[1], bool)
+    for start, length in zip(runs[::2], runs[1::2], strict=True):
+        mask[start : start + length] = True
+    mask = mask.reshape(size[::-1])
+    if border:
+        mask[[0, -1], :] = mask[:, [0, -1]] = True
+    return mask
+
+
+# ---------------------------------------------------------------- editors
+
+
+def prompt_to_prompt(entry: Entry) -> PromptToPrompt:
+    """As published: refinement for all prompts; where the edit is about a word, blended by it, and twice its attention.
+
+    A word that its prompt doesn't hold marks no place, and where neither prompt holds its word the target becomes the source,
+    as in the published runs.
+    """
+    options: dict[str, Any] = {}
+    if entry.words:
+        options = {"local_blend": LocalBlend(entry.held), "weights": dict.fromkeys(entry.held[1], EDITED_WEIGHT)}
+    return PromptToPrompt(mode="refine", cross_replace=0.4, self_replace=0.6, **options)
+
+
+EDITORS: dict[str, Callable[[Entry], Editor]] = {
+    "Prompt-to-Prompt": prompt_to_prompt,
+    "MasaCtrl": lambda entry: MasaCtrl(),
+    "pix2pix-zero": lambda entry: Pix2PixZero(amount=GUIDANCE_AMOUNT),
+}
+"""The editors of the published tables that this package has."""
+UNPROMPTED = ("MasaCtrl",)
+"""Editors whose published runs have the empty source prompt, in the inversion and in the edit."""
+
+
+# ---------------------------------------------------------------- scores
+
+
+def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The published protocol: distances of both pictures black inside the mask, taken over the whole picture; CLIP's
+    similarity to the target prompt, of the whole and of the picture black outside the mask; structure distance of the whole.
+
+    The networks run on the CPU, so that an edit's peak of GPU memory is its own; what an edit on the CPU takes at most holds
+    them.
+
+    Args:
+        edited, source: pictures [1, 3, height, width] in 0…1.
+        region: true inside the mask, [1, 1, height, width].
+    """
+    clip = metrics.ClipScore(device="cpu")
+
+    def outside(distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return distance(metrics.masked(edited, ~region), metrics.masked(source, ~region))
+
+    return {
+        "structure": lambda: metrics.StructureDistance(device="cpu", peak=255)(edited, source),
+        "psnr_outside": lambda: outside(metrics.psnr),
+        "lpips_outside": lambda: outside(metrics.Lpips("squeeze", device="cpu")),
+        "mse_outside": lambda: outside(metrics.mse),
+        "ssim_outside": lambda: outside(metrics.ssim),
+        "clip": lambda: clip(edited, [prompt]),
+        "clip_edited": lambda: clip(edited, [prompt], region),
+    }
+
+
+# ---------------------------------------------------------------- the suite
+
+
+@dataclass(frozen=True)
+class PieBench(Suite):
+    """PIE-Bench from the folder that its authors give out; a task is a kind of edit by an editor.
+
+    Args:
+        folder: with mapping_file.json and annotation_images.
+        border: see `decode`.
+
+    Raises:
+        FileNotFoundError, ValueError: for a folder that is no PIE-Bench.
+    """
+
+    folder: Path
+    border: bool = True
+
+    name: ClassVar[str] = "pie"
+    text_scale: ClassVar[float] = 7.5
+    noise_map_scale: ClassVar[float] = 10.0
+
+    def __post_init__(self) -> None:
+        if not (self.folder / MAPPING).is_file() or not (self.folder / PICTURES).is_dir():
+            raise FileNotFoundError(
+                f"{self.folder} is no PIE-Bench; give the folder that holds {MAPPING} and {PICTURES}, which its authors "
+                "give out at github.com/cure-lab/PnPInversion"
+            )
+        if not self.entries:
+            raise ValueError(f"{self.folder / MAPPING} names no picture")
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """The pictures by their names."""
+        return _entries(self.folder / MAPPING)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        kinds = {entry.kind for entry in self.entries.values()}
+        return tuple(f"{TYPES[kind]} by {editor}" for editor in EDITORS for kind in sorted(kinds))
+
+    def editor(self, task: str, item: int | str | None = None) -> Editor:
+        entries = self.entries
+        name = next(iter(entries)) if item is None else str(item)
+        return EDITORS[task.rpartition(" by ")[2]](entries[name])
+
+    def items(self, task: str, split: str, count: int | None) -> Sequence[str]:
+        kind = TYPES.index(task.rpartition(" by ")[0])
+        return [name for name, entry in self.entries.items() if entry.kind == kind][:count]
+
+    def case(self, task: str, item: int | str, backbone: Backbone) -> Case:
+        entry = self.entries[str(item)]
+        picture = images.load(self.folder / PICTURES / entry.path)
+        mask = Image.fromarray(decode(entry.runs, picture.size, self.border))
+        prepared = backbone.prepare(picture)
+        region = torch.from_numpy(np.array(images.fit(mask.convert("RGB"), *prepared.size))[..., 0] > 127)[None, None]
+        source = "" if task.rpartition(" by ")[2] in UNPROMPTED else entry.source
+        return Case(task, item, prepared, source, entry.target, self.editor(task, item), region)
+
+    @functools.cached_property
+    def absent(self) -> dict[str, str]:
+        """Why metrics can't be measured here, by their names; each is tried once, on black pictures."""
+        black, region = torch.zeros(1, 3, TRIAL, TRIAL), torch.zeros(1, 1, TRIAL, TRIAL, dtype=torch.bool)
+        region[..., : TRIAL // 2] = True
+        reasons = {}
+        for name, measure in measures(black, black, "black", region).items():
+            try:
+                measure()
+            except metrics.Missing as error:
+                reasons[name] = str(error)
+        return reasons
+
+    def score(self, case: Case, edited: Tensor, backbone: Backbone) -> Scores:
+        """See `measures`."""
+        region: Tensor = case.truth
+        missing = dict(self.absent)
+        if not region.any():
+            missing["clip_edited"] = EMPTY
+        if region.all():
+            missing.update(dict.fromkeys(OUTSIDE, EMPTY))
+        wanted = measures(edited, images.to_tensor(case.picture), case.target, region)
+        return finite({name: f().item() for name, f in wanted.items() if name not in missing}, missing)
+
+    def described(self) -> dict[str, Any]:
+        digest = hashlib.sha256((self.folder / MAPPING).read_bytes()).hexdigest()[:12]
+        return {"suite": self.name, "mapping": digest, "border": self.border, "unprompted": list(UNPROMPTED)}
+
+
+@functools.cache
+def _entries(path: Path) -> dict[str, Entry]:
+    """What the mapping file holds.
+
+    Raises:
+        ValueError: for a file of another form.
+    """
+    try:
+        return {name: Entry.read(values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read as PIE-Bench's mapping file ({error!r})") from error

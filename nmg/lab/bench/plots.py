@@ -1,0 +1,322 @@
+"""Figures of a benchmark's records: methods side by side, reconstruction against editing, and the pictures themselves.
+
+Drawn on matplotlib's own canvas, without pyplot, as in `nmg.lab.figures`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nmg.lab import figures
+from nmg.lab.bench.records import Record
+from nmg.lab.bench.tables import BOUNDS, COLUMNS, Estimate, Group, Item, gather, group, place
+
+COLOURS = {
+    "DDIM": "#6b6b6b",
+    "NMG": "#d55e00",
+    "NTI": "#0072b2",
+    "NPI": "#56b4e9",
+    "ProxNPI": "#009e73",
+    "Direct": "#cc79a7",
+    "NTI + NMG": "#e69f00",
+    "Direct + NMG": "#882255",
+}
+"""A method's colour in every figure; told apart with colour-blind eyes too (Okabe & Ito 2008, and Tol's wine)."""
+MARKERS = {"": "o", "regularised": "s", "fixed point": "^", "edit-friendly": "D", "authors' levels": "v"}
+"""The marker of an inversion variant, which keeps the colour of its guidance."""
+OTHER = "#222222"
+
+PANELS = {
+    "menagerie": ("psnr", "success"),
+    "pie": ("psnr_outside", "clip"),
+    "pictures": ("reconstruction_psnr", "psnr", "clip"),
+}
+"""The metrics that a suite's methods are shown side by side by."""
+PLANES = {
+    "menagerie": ("reconstruction_psnr", ("psnr", "success")),
+    "pie": ("psnr_outside", ("clip", "clip_edited")),
+    "pictures": ("reconstruction_psnr", ("psnr", "clip")),
+}
+"""How close a suite's methods keep to the source, against how well they edit."""
+NAMED = {"identity": "source", "ceiling": "truth\nas autoencoded"}
+"""What the pictures of the bounds show."""
+SHARES = ("success", "kept", "tifa")
+"""Metrics whose axis goes from 0 to 1."""
+
+
+def style(label: str) -> tuple[str, str]:
+    """Colour and marker of a method, by its label."""
+    base, _, variant = label.partition(", ")
+    return COLOURS.get(base, OTHER), MARKERS.get("" if variant.startswith("scale") else variant, "P")
+
+
+def write_figures(folder: str | Path, source: Iterable[Record] | None = None, split: str | None = None) -> list[Path]:
+    """Write the figures of a folder's records beside them, per suite and editor, and return their paths.
+
+    `methods-EDITOR.png`, `plane-EDITOR.png`, and `sheet-EDITOR.png` where pictures were kept.
+
+    Args:
+        source: records, if not the folder's; their pictures lie in the folder.
+        split: see `tables.gather`.
+    """
+    folder, paths = Path(folder), []
+    groups = [one for one in group(gather(folder if source is None else source, split)) if one.task is None]
+    suites = {one.suite for one in groups}
+    for one in groups:
+        drawn = {"methods": methods(one), "plane": plane(one), "sheet": sheet(one, folder)}
+        for name, figure in drawn.items():
+            if figure is not None:
+                parts = (name, *(one.suite,) * (len(suites) > 1), one.editor)
+                paths.append(folder / f"{'-'.join(parts).lower().replace(' ', '-')}.png")
+                figures.save(figure, paths[-1])
+    return paths
+
+
+# ---------------------------------------------------------------- charts
+
+
+def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
+    """A dot per method with its interval, a panel per metric; None if no metric was measured.
+
+    Args:
+        metrics: the panels; the suite's own if not given.
+    """
+    found = _measured(group, metrics or PANELS.get(group.suite, ()))
+    if not found:
+        return None
+    labels = [label for label in group.rows if any(label in estimates for estimates in found.values())]
+    figure = _figure(2.2 + 2.9 * len(found), 0.9 + 0.27 * len(labels), _title(group))
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axes, (metric, estimates) in zip(panels, found.items(), strict=True):
+        placed, edge = _placed(estimates)
+        for row, label in enumerate(labels):
+            if label in placed:
+                _dot(axes, label, placed[label], row)
+        _mark(axes.xaxis, estimates, edge)
+        axes.set_xlabel(_heading(metric))
+        if metric in SHARES:
+            axes.set_xlim(-0.03, 1.03)
+        axes.grid(axis="x", alpha=0.25)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(labels)), [_counted(group, label) for label in labels])
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
+def _dot(axes: Axes, label: str, estimate: Estimate, row: int) -> None:
+    if label in BOUNDS:
+        axes.axvline(estimate.mean, color="#aaaaaa", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        colour, marker, face = "#777777", "o", "white"
+    else:
+        (colour, marker), face = style(label), ""
+    axes.hlines(row, estimate.low, estimate.high, color=colour, linewidth=1.8, alpha=0.75)
+    axes.plot(estimate.mean, row, marker, color=colour, markerfacecolor=face or colour, markersize=6)
+
+
+def plane(group: Group, metrics: tuple[str, Sequence[str]] | None = None) -> Figure | None:
+    """Closeness to the source against quality of the edit: a point per method, a curve over a method's scales.
+
+    An infinite mean stands at the edge, marked "exact", or "∞" where some method has it from only some of its items.
+
+    Args:
+        metrics: the horizontal metric, and a vertical one per panel; the suite's own if not given.
+    """
+    across, up = metrics or PLANES.get(group.suite, ("", ()))
+    found = _measured(group, [across, *up])
+    panels = [metric for metric in up if metric in found]
+    if across not in found or not panels:
+        return None
+    shown = [label for label in group.rows if label in found[across] and label not in BOUNDS]
+    figure = _figure(1.9 + 3.1 * len(panels), max(3.3, 0.9 + 0.2 * len(shown)), _title(group))
+    for axes, metric in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        (x, right), (y, top) = (
+            _placed({label: found[name][label] for label in shown if label in found[name]}) for name in (across, metric)
+        )
+        _scatter(axes, group, x, y, shown)
+        _mark(axes.xaxis, found[across], right)
+        _mark(axes.yaxis, found[metric], top)
+        axes.set_xlabel(_heading(across))
+        axes.set_ylabel(_heading(metric))
+        if metric in SHARES:
+            axes.set_ylim(-0.03, 1.03)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def _scatter(
+    axes: Axes, group: Group, across: dict[str, Estimate], up: dict[str, Estimate], shown: Sequence[str]
+) -> None:
+    curves: dict[str, list[str]] = {}
+    for label in shown:
+        if label in up:
+            curves.setdefault(group.rows[label][0].method, []).append(label)
+    for method, labels in curves.items():
+        colour, marker = style(method)
+        x, y = [across[label] for label in labels], [up[label] for label in labels]
+        axes.hlines([e.mean for e in y], [e.low for e in x], [e.high for e in x], color=colour, linewidth=1, alpha=0.4)
+        axes.vlines([e.mean for e in x], [e.low for e in y], [e.high for e in y], color=colour, linewidth=1, alpha=0.4)
+        axes.plot(
+            [e.mean for e in x],
+            [e.mean for e in y],
+            marker=marker,
+            color=colour,
+            linewidth=1.3,
+            label=_named(group, labels),
+        )
+        for label in labels if len(labels) > 1 else ():
+            scale, place = group.rows[label][0].scale, (across[label].mean, up[label].mean)
+            axes.annotate(f"{scale:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
+def _named(group: Group, labels: Sequence[str]) -> str:
+    """A method in the legend: without its scale where a curve shows several."""
+    return _counted(group, labels[0]) if len(labels) == 1 else group.rows[labels[0]][0].method
+
+
+def _counted(group: Group, label: str) -> str:
+    """A row's name, with its number of items where others have more: their means are of other items, too."""
+    counts = {name: len(rows) for name, rows in group.rows.items()}
+    return group.named(label) + (f", n = {counts[label]}" if counts[label] < max(counts.values()) else "")
+
+
+def _measured(group: Group, metrics: Iterable[str]) -> dict[str, dict[str, Estimate]]:
+    """Metric to the estimates of the methods that have one."""
+    found = {metric: {label: group.estimate(label, metric) for label in group.rows} for metric in metrics}
+    given = {metric: {label: e for label, e in estimates.items() if e} for metric, estimates in found.items()}
+    return {metric: estimates for metric, estimates in given.items() if estimates}
+
+
+def _placed(estimates: Mapping[str, Estimate]) -> tuple[dict[str, Estimate], float | None]:
+    """Estimates with an edge beyond all finite ends in place of infinity; and the edge, None if all are finite."""
+    ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if not math.isnan(end)]
+    finite = [end for end in ends if math.isfinite(end)] or [0.0]
+    if len(finite) == len(ends):
+        return dict(estimates), None
+    edge = max(finite) + (0.2 * (max(finite) - min(finite)) or 1.0)
+    bounded = {
+        label: dataclasses.replace(e, mean=min(e.mean, edge), low=min(e.low, edge), high=min(e.high, edge))
+        for label, e in estimates.items()
+    }
+    return bounded, edge
+
+
+def _mark(axis: Axis, estimates: Mapping[str, Estimate], edge: float | None) -> None:
+    """Mark the edge that stands for infinity, and end the scale before it."""
+    if edge is None:
+        return
+    ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if math.isfinite(end)]
+    ticks = [tick for tick in axis.get_majorticklocs() if ends and min(ends) <= tick <= max(ends)]
+    whole = all(e.exact in (0, e.n) for e in estimates.values())
+    axis.set_ticks([*ticks, edge], [*(f"{tick:g}" for tick in ticks), "exact" if whole else "∞"])
+
+
+def _heading(metric: str) -> str:
+    """What an axis shows, in the record's own unit."""
+    words = COLUMNS[metric].heading.split(" ×")[0].rstrip(" ↑↓")
+    return f"{words} [dB]" if "PSNR" in words else words
+
+
+def _title(group: Group) -> str:
+    found = [record for rows in group.rows.values() for record in rows]
+    items, steps = len(set(map(place, found))), ", ".join(str(steps) for steps in sorted({r.steps for r in found}))
+    return f"{group.title}\n{items} item{'s' * (items != 1)}, {group.split} split, {steps} steps"
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure((width, height), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def sheet(
+    group: Group,
+    folder: Path,
+    methods: Sequence[str] = (),
+    columns: int = 6,
+    metric: str = "psnr",
+    truths: Mapping[Item, Image.Image] | None = None,
+) -> Figure | None:
+    """The edits of a few items, a row per method; None if no picture was kept. Items that every method has a picture of come
+    first, and a cell without one says so.
+
+    Args:
+        folder: what the records' pictures are relative to.
+        methods: labels of the rows; all of the group's if not given.
+        columns: how many items; the first of each task before the second of any.
+        metric: what stands below a picture.
+        truths: the true counterfactuals of items, for a last row.
+    """
+    labels = [label for label in group.rows if label in (methods or group.rows)]
+    kept = {label: _pictured(group.rows[label], folder) for label in labels}
+    kept = {label: pictures for label, pictures in kept.items() if pictures}
+    found = dict.fromkeys(item for pictures in kept.values() for item in pictures)
+    items = _spread(sorted(found, key=lambda item: sum(item not in pictures for pictures in kept.values())), columns)
+    if not items:
+        return None
+    first = {item: next(pictures[item][0] for pictures in kept.values() if item in pictures) for item in items}
+    cells: list[list[Image.Image | None]] = []
+    notes: list[list[str]] = []
+    for pictures in kept.values():
+        row = [pictures.get(item) for item in items]
+        cells.append([Image.open(seen[1]).convert("RGB") if seen else None for seen in row])
+        notes.append([_note(seen[0], metric) if seen else "no picture" for seen in row])
+    rows = [NAMED.get(label, label.replace(", ", "\n", 1)) for label in kept]
+    if shown := [truths.get(item) for item in items] if truths and truths.keys() & {*items} else []:
+        cells.append(shown)
+        rows, notes = [*rows, "true edit"], [*notes, [""] * len(items)]
+    heads = [f"{item[0]}\n{_change(first[item])}" for item in items]
+    return figures.sheet(cells, heads, rows, notes, group.title, inch=1.4)
+
+
+def _pictured(rows: Iterable[Record], folder: Path) -> dict[Item, tuple[Record, Path]]:
+    """Item to its record and the picture of its edit, where that was kept."""
+    found = ((record, folder / record.pictures["edit"]) for record in rows if "edit" in record.pictures)
+    return {place(record): (record, path) for record, path in found if path.is_file()}
+
+
+def _spread(items: Iterable[Item], count: int) -> list[Item]:
+    """The first item of each task, then the second of each, until there are enough; by task again."""
+    tasks: dict[str, list[Item]] = {}
+    for item in dict.fromkeys(items):
+        tasks.setdefault(item[0], []).append(item)
+    turns = [(turn, items[turn]) for items in tasks.values() for turn in range(len(items))]
+    chosen = [item for _, item in sorted(turns, key=lambda pair: pair[0])][:count]
+    return [item for items in tasks.values() for item in items if item in chosen]
+
+
+def _note(record: Record, metric: str) -> str:
+    value = record.value(metric)
+    if value is None or record.method == BOUNDS[0]:
+        return ""
+    if math.isinf(value):
+        return "exact"
+    return f"{value:.1f} dB" if "psnr" in metric else f"{value:.3g}"
+
+
+def _change(record: Record) -> str:
+    """What the prompts differ in, such as "forest → beach"."""
+    source, target = (re.findall(r"\w+", prompt) for prompt in (record.source, record.target))
+    changed = [m for m in difflib.SequenceMatcher(None, source, target).get_opcodes() if m[0] != "equal"]
+    old = " … ".join(" ".join(source[a:b]) for _, a, b, _, _ in changed).strip(" ,…")
+    new = " … ".join(" ".join(target[c:d]) for _, _, _, c, d in changed).strip(" ,…")
+    return textwrap.shorten(f"{old} → {new}" if old else f"+ {new}", 26, placeholder=" …") if changed else ""

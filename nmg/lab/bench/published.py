@@ -1,0 +1,89 @@
+"""Figures that papers report, as they stand there, to compare with. None of them was measured here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PICTURES = 700
+SETTING = f"Stable Diffusion 1.4, 50 steps, the {PICTURES} pictures of PIE-Bench"
+"""What the rows of `PIE_BENCH` were measured on."""
+
+JU = "Ju et al. 2024, arXiv 2310.01506, table 1"
+CHO = "Cho et al. 2024, arXiv 2402.04625"
+
+TIMESTEPS = "The published runs stand on timesteps 0, 20, …, 980, those measured here on the model's own"
+CAPTION = "The published runs have a caption by BLIP where the source prompt stands here, and an inverse scheduler of their own"
+OFFSET = "Direct adds the source's offset to the target there, and leaves the target alone here"
+
+UNITS = {
+    "structure": 1e3,
+    "psnr_outside": 1.0,
+    "lpips_outside": 1e3,
+    "mse_outside": 1e4,
+    "ssim_outside": 1e2,
+    "clip": 1.0,
+    "clip_edited": 1.0,
+}
+"""The published columns in order, and what each metric is multiplied by to stand in its column."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a paper's table.
+
+    Attributes:
+        editor: class name of the editor.
+        method: name of the method, as in this package's tables.
+        values: metric to value, in the units of the paper's column (see `UNITS`); what it leaves out is absent.
+        source: the paper, or that it is not known.
+        note: what a reader should know beside it, such as how the run differs from those of `nmg.lab.bench.pie`.
+    """
+
+    editor: str
+    method: str
+    values: dict[str, float]
+    source: str
+    note: str = ""
+
+
+def _row(editor: str, method: str, *values: float, note: str = TIMESTEPS) -> Published:
+    return Published(editor, method, dict(zip(UNITS, values, strict=True)), JU, note)
+
+
+def _noise_map(letter: str, psnr: float, lpips: float, ssim: float) -> Published:
+    values = {"psnr_outside": psnr, "lpips_outside": lpips, "ssim_outside": ssim}
+    source = f"Row {letter} of two of NMG, whose paper is not known to us; taken to be of this setting"
+    return Published("PromptToPrompt", "NMG", values, source, "The two rows disagree, and why is not known")
+
+
+PIE_BENCH: tuple[Published, ...] = (
+    _row("PromptToPrompt", "DDIM", 69.43, 17.87, 208.80, 219.88, 71.14, 25.01, 22.44),
+    _row("PromptToPrompt", "NTI", 13.44, 27.03, 60.67, 35.86, 84.11, 24.75, 21.86),
+    _row("PromptToPrompt", "NPI", 16.17, 26.21, 69.01, 39.73, 83.40, 24.61, 21.87),
+    _row("PromptToPrompt", "Direct", 11.65, 27.22, 54.55, 32.86, 84.76, 25.02, 22.10),
+    _noise_map("a", 27.05, 55.9, 84.7),
+    _noise_map("b", 25.83, 81.58, 82.31),
+    _row("MasaCtrl", "DDIM", 28.38, 22.17, 106.62, 86.97, 79.67, 23.96, 21.16),
+    _row("MasaCtrl", "Direct", 24.70, 22.64, 87.94, 81.09, 81.33, 24.38, 21.35),
+    _row("Pix2PixZero", "DDIM", 61.68, 20.44, 172.22, 144.12, 74.67, 22.80, 20.54, note=CAPTION),
+    _row("Pix2PixZero", "Direct", 49.22, 21.53, 138.98, 127.32, 77.05, 23.31, 21.05, note=f"{CAPTION}. {OFFSET}"),
+)
+"""PIE-Bench by editor and method, on `SETTING`."""
+
+RECONSTRUCTION: dict[str, dict[str, float]] = {
+    "NTI": {"mse": 0.033, "ssim": 0.812},
+    "NMG": {"mse": 0.032, "ssim": 0.811},
+}
+"""Reconstruction of 100 COCO pictures by Stable Diffusion 1.4, in Cho et al. 2024."""
+
+SPEED_UP = 20.0
+"""How many times faster than null-text inversion NMG is, about, in Cho et al. 2024."""
+NULL_TEXT_SECONDS = 148.0
+"""Seconds that null-text inversion takes for a picture on an NVIDIA RTX 3090, about."""
+NOTEBOOK_GB = {"PromptToPrompt": 15.0, "MasaCtrl": 23.0, "Pix2PixZero": 11.0}
+"""GPU memory that the notebooks of Cho et al. 2024 ask for, by editor."""
+
+
+def rows(editor: str) -> list[Published]:
+    """The published PIE-Bench rows of an editor, by its class name; none for another editor."""
+    return [row for row in PIE_BENCH if row.editor == editor]

@@ -1,0 +1,150 @@
+"""What a benchmark runs on: edits to make, and how each is scored. Menagerie's has the exact truth of every edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from nmg import images
+from nmg.backbones import Backbone
+from nmg.editors import Editor
+from nmg.lab import scoring
+from nmg.lab.profile import SCALES, SCENES
+from nmg.menagerie.model import FOLDER, load_classifier
+from nmg.menagerie.tasks import TASKS, TEST_SEEDS, VALIDATION_SEEDS
+from scripts.train import TRAIN_SEEDS
+
+Scores = tuple[dict[str, float], dict[str, str]]
+"""Metrics by name, and by the names of others why they have no value."""
+SEEDS = {"validation": range(VALIDATION_SEEDS, TEST_SEEDS), "test": range(TEST_SEEDS, TRAIN_SEEDS)}
+"""Menagerie's scenes by split; the model was trained on none of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One edit to make.
+
+    Attributes:
+        task, item: where it belongs.
+        picture: the source, at the model's size.
+        source, target: the prompts.
+        editor: what makes it, as `Suite.editor` says for the item.
+        truth: what its suite scores it by.
+    """
+
+    task: str
+    item: int | str
+    picture: Image.Image
+    source: str
+    target: str
+    editor: Editor
+    truth: Any = None
+
+
+class Suite:
+    """Edits to make, by task and item; a subclass says which.
+
+    Attributes:
+        name: in keys and records.
+        text_scale: classifier-free guidance of every method, unless a run is given another.
+        noise_map_scale: of methods that have one, unless it is chosen on the validation split or given.
+        splits: names of the splits.
+        references: pictures that no method makes, scored beside the methods'; "identity" returns the source.
+    """
+
+    name: ClassVar[str]
+    text_scale: ClassVar[float]
+    noise_map_scale: ClassVar[float]
+    splits: ClassVar[tuple[str, ...]] = ("test",)
+    references: ClassVar[tuple[str, ...]] = ("identity",)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the tables."""
+        raise NotImplementedError
+
+    def editor(self, task: str, item: int | str | None = None) -> Editor:
+        """The editor of a task's item; without an item, one of the same class."""
+        raise NotImplementedError
+
+    def items(self, task: str, split: str, count: int | None) -> Sequence[int | str]:
+        """The first `count` items of a task; all if None."""
+        raise NotImplementedError
+
+    def case(self, task: str, item: int | str, backbone: Backbone) -> Case:
+        """One edit to make."""
+        raise NotImplementedError
+
+    def reference(self, name: str, case: Case, backbone: Backbone) -> Image.Image:
+        """One of `references`."""
+        return case.picture
+
+    def score(self, case: Case, edited: Tensor, backbone: Backbone) -> Scores:
+        """Metrics of an edited picture [1, 3, height, width] in 0…1."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """What tells this suite's items from those of another of the same name."""
+        return {"suite": self.name}
+
+
+@dataclass(frozen=True)
+class Menagerie(Suite):
+    """The bundled world: held-out scenes, each edit with its exact counterfactual.
+
+    Args:
+        classifier: folder of the factor classifier that reads the edits.
+    """
+
+    classifier: Path = FOLDER
+
+    name: ClassVar[str] = "menagerie"
+    text_scale: ClassVar[float] = SCALES["text_scale"]
+    noise_map_scale: ClassVar[float] = SCALES["noise_map_scale"]
+    splits: ClassVar[tuple[str, ...]] = tuple(SEEDS)
+    references: ClassVar[tuple[str, ...]] = ("identity", "ceiling")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(TASKS)
+
+    def editor(self, task: str, item: int | str | None = None) -> Editor:
+        return SCENES[task]
+
+    def items(self, task: str, split: str, count: int | None) -> Sequence[int]:
+        """Seeds of scenes.
+
+        Raises:
+            ValueError: for no count, or one that runs into the next split's seeds.
+        """
+        seeds = SEEDS[split]
+        if count is None or not 0 < count <= len(seeds):
+            raise ValueError(f"count={count} of scenes can't be drawn; give a number from 1 to {len(seeds)}, such as 8")
+        return seeds[:count]
+
+    def case(self, task: str, item: int | str, backbone: Backbone) -> Case:
+        ((scene, target),) = TASKS[task].scenes(int(item), 1)
+        source_prompt, target_prompt = TASKS[task].prompts(scene, target)
+        picture = scene.render(backbone.native_size[0])
+        return Case(task, item, picture, source_prompt, target_prompt, self.editor(task, item), (scene, target))
+
+    def reference(self, name: str, case: Case, backbone: Backbone) -> Image.Image:
+        """The source, or the "ceiling": the autoencoder's picture of the truth."""
+        if name == "identity":
+            return case.picture
+        truth = scoring.pixels([case.truth[1]], case.picture.width)
+        return images.to_pil(backbone.decode(backbone.encode(truth)))[0]
+
+    def score(self, case: Case, edited: Tensor, backbone: Backbone) -> Scores:
+        scene, target = case.truth
+        return scoring.score(edited, scene, target, TASKS[case.task].factor, load_classifier(self.classifier))
+
+
+def named(editor: Editor) -> str:
+    """An editor's name in records."""
+    return type(editor).__name__

@@ -1,0 +1,120 @@
+"""The demonstration on held-out scenes: a sheet of edits, a sheet of reconstructions, and their figures."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import nmg
+from nmg import images
+from nmg.backbones import Backbone
+from nmg.editors import Editor
+from nmg.guidance import CFG
+from nmg.lab import figures, metrics
+from nmg.lab.profile import SCALES, SCENES, noise_map
+from nmg.menagerie.captions import prompt_pair
+from nmg.menagerie.model import NAME
+from nmg.menagerie.scene import Scene
+from nmg.menagerie.tasks import EXAMPLES
+
+SHEETS = {
+    "edits.png": {"PromptToPrompt": "Prompt-to-Prompt"},
+    "poses-and-kinds.png": {"MasaCtrl": "MasaCtrl", "Pix2PixZero": "pix2pix-zero"},
+}
+"""The sheets of edits, with the editors that each shows."""
+RECONSTRUCTED = ("object swap", "face attribute", "colour change")
+"""Tasks whose sources are also reconstructed."""
+Column = list[tuple[Image.Image, float | None]]
+"""Pictures of one scene from top to bottom, with their PSNR where one is measured."""
+
+
+def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
+    """Edit `EXAMPLES` with the bundled model, by plain DDIM and by NMG, and write its sheets to `folder`.
+
+    The model is small: one process per core, one thread each, is faster than many threads.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = min(os.cpu_count() or 1, len(EXAMPLES))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        scenes = pool.map(functools.partial(_columns, steps=steps), EXAMPLES)
+        columns = list(tqdm(scenes, "scenes", len(EXAMPLES)))
+    heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
+    edits, rebuilt = [c[0] for c in columns], [c[1] for c in columns if c[1]]
+
+    names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
+    for sheet, editors in SHEETS.items():
+        chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
+        title = (
+            f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
+        )
+        cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
+        yield _saved(cells, own, names, title, " to the truth", folder / sheet)
+
+    heads = [head for head, column in zip(heads, columns, strict=True) if column[1]]
+    names = ["source", "autoencoder", "DDIM, scale 7.5", "NMG, scale 7.5"]
+    title = "Reconstruction after inversion, PSNR to the autoencoder's picture"
+    yield _saved(rebuilt, [head.splitlines()[0] for head in heads], names, title, "", folder / "reconstructions.png")
+
+
+def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
+    """Write a sheet with a column per scene and a row per method; measured rows carry their PSNR."""
+    pictures = [[column[row][0] for column in cells] for row in range(len(names))]
+    notes = [
+        ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
+    ]
+    figures.save(figures.sheet(pictures, heads, names, notes, title), path)
+    return path
+
+
+@functools.cache
+def _backbone() -> Backbone:
+    from nmg.pipelines import load
+
+    return Backbone(load(NAME, device="cpu"))
+
+
+def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Column, Column]:
+    """One scene's edits, and its reconstructions if it is among those shown; measured pictures with their PSNR."""
+    name, scene, change = example
+    backbone = _backbone()
+    source, target = prompt_pair(scene, **change)
+    original, truth = scene.render(), scene.edit(**change).render()
+    trajectory = nmg.invert(backbone, original, source, steps=steps, progress=False)
+    rebuilt = backbone.decode(trajectory.maps[:1])
+
+    edits: Column = [(original, None)]
+    for guidance in (CFG(SCALES["text_scale"]), noise_map()):
+        options: dict[str, Any] = {"guidance": guidance, "editor": SCENES[name], "progress": False}
+        picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
+        edits.append((picture, _psnr(picture, images.to_tensor(truth))))
+    edits.append((truth, None))
+    if name not in RECONSTRUCTED:
+        return edits, []
+
+    rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
+    for guidance in (CFG(7.5), noise_map(7.5)):
+        picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
+        rows.append((picture, _psnr(picture, rebuilt)))
+    return edits, rows
+
+
+def _psnr(picture: Image.Image, truth: Tensor) -> float:
+    return metrics.psnr(images.to_tensor(picture), truth.cpu()).item()
+
+
+def _change(scene: Scene, change: dict[str, Any]) -> str:
+    """What an edit changes, such as "forest → beach" or "+ smiling"."""
+    ((factor, new),) = change.items()
+    old = getattr(scene, factor)
+    return f"+ {new}" if old == "plain" else f"{old} → {new}"

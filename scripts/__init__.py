@@ -1,0 +1,1 @@
+"""Scripts of the repository: train and measure the bundled model, measure time and memory."""

@@ -1,0 +1,144 @@
+"""The model card: what the bundled model was trained on, for how long, and how well it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from nmg.menagerie.scene import FACTORS
+from scripts.train import TRAIN_SEEDS
+
+HEAD = """\
+# Menagerie
+
+A latent diffusion model of a drawn world, in Stable Diffusion's folder format, small enough for a laptop. It exists to
+run, test and explain image editing without downloads, not to make pictures for their own sake. MIT licence.
+
+{sizes}
+
+## Data
+
+Scenes that the package draws (`nmg.menagerie.Scene`), 64×64 pixels, captioned by template. Named factors: {factors}.
+Never named: position, size, hue, light, horizon, direction, and the shape of the place. Training scenes have seeds from {seed:,}
+on; every figure below is from other seeds.
+
+## Training
+
+{training}
+
+![PSNR of the autoencoder and error of the predicted noise during the training]({curves})
+
+Settings of `python -m scripts.train`: {settings}.
+"""
+
+CURVES = "training.png"
+"""The figure of the curves, beside the card."""
+
+
+def write(training: dict[str, Any], report: dict[str, Any]) -> str:
+    """The card in Markdown, from what training and evaluation recorded."""
+    factors = "; ".join(f"{name} ({', '.join(map(str, values))})" for name, values in FACTORS.items())
+    sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in training["parameters"].items())
+    stages = [[name, f"{stage['samples']:,}", f"{stage['minutes']:.0f}"] for name, stage in training["stages"].items()]
+    head = HEAD.format(
+        sizes=f"Parameters: {sizes}.",
+        factors=factors,
+        seed=TRAIN_SEEDS,
+        curves=CURVES,
+        settings=", ".join(f"{k} {v}" for k, v in training["settings"].items()),
+        training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes by the clock"], stages),
+    )
+    return "\n".join([head, _quality(report), _edits(report["edits"], report["scales"]), _limits(report)])
+
+
+def curves(training: dict[str, Any]) -> Figure:
+    """How the autoencoder's pictures and the network's noise error went, over the samples seen."""
+    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    sharpness, error = figure.subplots(1, 2)
+    seen = 0.0
+    for name, label in (("vae", "whole"), ("decoder", "decoder alone")):
+        rows = training["curves"][name]
+        samples = [seen + row["samples"] for row in rows]
+        sharpness.plot([n / 1e3 for n in samples], [row["psnr"] for row in rows], ".-", label=label)
+        seen = training["stages"][name]["samples"]
+    sharpness.set(xlabel="thousand samples", ylabel="PSNR of training pictures, dB", title="autoencoder")
+    sharpness.legend(frameon=False)
+    rows = training["curves"]["unet"]
+    error.plot([row["samples"] / 1e3 for row in rows], [row["eps_mse"] for row in rows], ".-", color="#d55e00")
+    error.set(xlabel="thousand samples", ylabel="MSE of the predicted noise", title="network", yscale="log")
+    for ticks in (error.yaxis.set_major_formatter, error.yaxis.set_minor_formatter):
+        ticks(ScalarFormatter())
+    return figure
+
+
+def _quality(report: dict[str, Any]) -> str:
+    auto, generated, rebuilt = report["autoencoder"], report["generation"], report["reconstruction"]
+    rows = [
+        [
+            f"pictures generated from captions ({generated['captions']}, guidance {generated['guidance']:g})",
+            generated["accuracy"],
+        ],
+        [f"autoencoder's pictures ({auto['scenes']})", auto["accuracy_on_reconstructions"]],
+        [f"originals ({auto['scenes']})", auto["accuracy_on_originals"]],
+    ]
+    read = table(
+        ["share read as captioned", *FACTORS], [[name, *(f"{values[f]:.2f}" for f in FACTORS)] for name, values in rows]
+    )
+    paths = table(
+        ["guidance", "PSNR to the autoencoder's picture"], [[k, f"{v:.1f} dB"] for k, v in rebuilt["psnr"].items()]
+    )
+    return (
+        f"## Quality\n\nAutoencoder: {auto['psnr']:.1f} dB PSNR, {auto['ssim']:.3f} SSIM on {auto['scenes']} scenes. A factor "
+        f"classifier, shipped beside the model, reads pictures back:\n\n{read}\n\nReconstruction after DDIM inversion, "
+        f"{rebuilt['scenes']} scenes, {rebuilt['steps']} steps:\n\n{paths}\n"
+    )
+
+
+def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
+    methods = list(next(iter(edits["tasks"].values())))
+    used = edits["noise_map_scales"]
+    by_editor = " and ".join(f"{value:g} for {editor}" for editor, value in used.items())
+    if len(set(used.values())) == 1:
+        by_editor = f"{next(iter(used.values())):g}"
+    held = ", ".join(f"{name} {value:g}" for name, value in scales.items() if name != "noise_map_scale")
+    chosen = f"noise_map_scale {by_editor}; {held}"
+    rows = [
+        [task, str(edits["scenes"][task]), *(_edit(values[m]) for m in methods)]
+        for task, values in edits["tasks"].items()
+    ]
+    return (
+        f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), at fixed scales "
+        f"({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
+        "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
+        f"autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
+    )
+
+
+def _edit(values: dict[str, Any]) -> str:
+    """A cell: success / PSNR; ∞ where some edit equals the truth, and words where some item has no result."""
+    if values.get("without"):
+        return f"none for {values['without']} scenes: {values['reason']}"
+    psnr = "∞" if values["psnr"] is None else f"{values['psnr']:.1f}"
+    return f"{values['success']:.2f} / {psnr}"
+
+
+def _limits(report: dict[str, Any]) -> str:
+    accuracy = report["generation"]["accuracy"]
+    weakest = sorted(accuracy, key=accuracy.__getitem__)[:3]
+    named = ", ".join(f"{name} ({accuracy[name]:.2f})" for name in weakest)
+    shares = {task: values["NMG"]["success"] for task, values in report["edits"]["tasks"].items() if "NMG" in values}
+    failing = [f"{task} ({share:.2f})" for task, share in shares.items() if share is not None and share < 0.5]
+    edits = f" Edits that mostly fail: {', '.join(failing)}." if failing else ""
+    return (
+        f"## Limits\n\nThe model knows the words of its captions and nothing else; a photograph comes out as the nearest drawn "
+        f"scene that its latent can hold. It is weakest at: {named}.{edits}\n"
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

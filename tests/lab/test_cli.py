@@ -1,0 +1,459 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nmg
+from nmg import pipelines
+from nmg.lab.arguments import parser
+from nmg.lab.cli import main
+from nmg.lab.methods import GUIDANCES, TABLES, Method, made
+from nmg.lab.profile import SCALES
+from nmg.menagerie import Scene, caption
+from nmg.request import Recipe
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def picture(here):
+    Scene.sample(10_000).render(128).save("scene.png")
+    return "scene.png"
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_edit_writes_a_picture_that_replays_to_the_pixel(here, capsys):
+    assert main(["edit", "scene:10000,kind=cat,colour=red", "--change", "colour=blue", "--steps", "3", "--all"]) == 0
+    written = ["edit.png", "edit-reconstruction.png", "edit-source.png"]
+    assert capsys.readouterr().out.split() == written
+    assert all(pixels(path).shape == (64, 64, 3) for path in written)
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+    assert abs(pixels("edit.png") - pixels("edit-reconstruction.png")).max() > 0
+
+
+def test_a_file_edits_with_every_option(here, picture):
+    prompts = ["--source", "a cat in the snow", "--target", "a dog in the snow", "--target", "a red fox in the snow"]
+    options = [
+        "--steps",
+        "3",
+        "--weight",
+        "snow=2",
+        "--blend",
+        "cat",
+        "dog",
+        "fox",
+        "--subtract",
+        "snow",
+        "snow",
+        "snow",
+    ]
+    scales = [
+        "--noise-map-scale",
+        "3",
+        "--text-scale",
+        "2",
+        "--energy",
+        "l2",
+        "--self-replace",
+        "0.3",
+        "--size",
+        "64x48",
+    ]
+    assert main(["edit", picture, *prompts, *options, *scales, "--out", "out/edit.png"]) == 0
+    assert pixels("out/edit-1.png").shape == pixels("out/edit-2.png").shape == (48, 64, 3)
+    assert main(["replay", "out/edit-2.png", "--out", "again.png"]) == 0
+    np.testing.assert_array_equal(pixels("out/edit-2.png"), pixels("again.png"))
+
+
+def test_a_saved_trajectory_edits_as_its_picture_does(here, picture):
+    source, target = ["--source", "a cat"], ["--target", "a dog"]
+    assert main(["invert", picture, *source, "--steps", "3", "--out", "cat.safetensors"]) == 0
+    assert main(["edit", "--trajectory", "cat.safetensors", *target, "--out", "from-trajectory.png"]) == 0
+    assert main(["edit", picture, *source, *target, "--steps", "3", "--out", "from-picture.png"]) == 0
+    np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("from-picture.png"))
+    # The source's path is left in the file, and followed from there.
+    for out in ("walked.png", "followed.png"):
+        assert main(["edit", "--trajectory", "cat.safetensors", "--keep-path", *target, "--out", out]) == 0
+        assert nmg.Trajectory.load("cat.safetensors").path is not None
+        assert np.abs(pixels(out).astype(int) - pixels("from-picture.png")).max() <= 1
+
+
+CAT = "scene:10000,kind=cat,colour=red"
+MASACTRL = ["--editor", "masactrl", "--start-step", "0"]
+PIX2PIX_ZERO = ["--editor", "pix2pix-zero"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([*MASACTRL, "--start-layer", "2"], nmg.MasaCtrl(0, 2)),
+        (
+            [*MASACTRL, "--words", "red cat", "cat", "--threshold", "0.4"],
+            nmg.MasaCtrl(0, words=("red cat", "cat"), threshold=0.4),
+        ),
+        ([*PIX2PIX_ZERO, "--amount", "0.05"], nmg.Pix2PixZero(amount=0.05)),
+        ([*PIX2PIX_ZERO, "--direction", "cat", "dog"], nmg.Pix2PixZero(("cat", "dog"))),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_editor_writes_a_picture_that_replays_to_the_pixel(here, options, expected):
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", "--all", *options]) == 0
+    recipe = Recipe.read("edit.png")
+    assert recipe.editor == expected
+    assert recipe.negative == (recipe.source if isinstance(expected, nmg.Pix2PixZero) else "")
+    assert abs(pixels("edit.png") - pixels("edit-reconstruction.png")).max() > 0
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+
+def test_masks_come_from_files_that_a_replay_finds_from_anywhere(here, monkeypatch):
+    mask = np.zeros((64, 64), bool)
+    mask[:, :30] = True
+    Image.fromarray(mask).save("source.png")
+    Image.fromarray(mask.T).save("target.png")
+    masks = ["--source-mask", "source.png", "--target-mask", "target.png"]
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", *MASACTRL, *masks]) == 0
+    assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", *MASACTRL, "--out", "plain.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("plain.png")).max() > 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["replay", "../edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("../edit.png"), pixels("../edit-replay.png"))
+
+
+def test_a_direction_needs_no_target_prompt(here):
+    assert main(["edit", CAT, *PIX2PIX_ZERO, "--direction", "cat", "dog", "--steps", "2"]) == 0
+    source = caption(Scene.sample(10_000, kind="cat", colour="red"))
+    assert Recipe.read("edit.png").targets == (source.replace("cat", "dog"),)
+    # The name of the target plays no part in its picture.
+    again = ["--direction", "cat", "dog", "--target", "zebra", "--steps", "2", "--out", "named.png"]
+    assert main(["edit", CAT, *PIX2PIX_ZERO, *again]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("named.png"))
+
+
+def test_directions_come_from_files_with_long_names_that_a_replay_finds_from_anywhere(here, monkeypatch):
+    cats, dogs = ("a cat", "a red cat in the snow"), ("a dog", "a red dog in the snow")
+    names = [here / f"all the {kind} that there are in this world.txt" for kind in ("cats", "dogs")]
+    for name, sentences in zip(names, (cats, dogs), strict=True):
+        name.write_text("\n".join(sentences))
+    nmg.EditDirection.between(nmg.load("menagerie"), cats, dogs).save("from every cat to every dog.safetensors")
+    saved = ["--direction", "from every cat to every dog.safetensors", "--out", "saved.png"]
+    sentences = ["--direction", names[0].name, names[1].name, "--out", "sentences.png"]
+    for direction in (saved, sentences):
+        assert main(["edit", CAT, *PIX2PIX_ZERO, *direction, "--steps", "2"]) == 0
+    np.testing.assert_array_equal(pixels("saved.png"), pixels("sentences.png"))
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for name in ("saved", "sentences"):
+        assert main(["replay", f"../{name}.png"]) == 0
+        np.testing.assert_array_equal(pixels(f"../{name}.png"), pixels(f"../{name}-replay.png"))
+
+
+def test_a_direction_edits_a_saved_trajectory(here):
+    assert main(["invert", CAT, "--steps", "2"]) == 0
+    direction = [*PIX2PIX_ZERO, "--direction", "cat", "dog"]
+    assert main(["edit", "--trajectory", "trajectory.safetensors", *direction, "--out", "from-trajectory.png"]) == 0
+    assert main(["edit", CAT, *direction, "--steps", "2"]) == 0
+    np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("edit.png"))
+
+
+def test_a_negative_prompt_is_followed_by_every_editor(here):
+    given = ["edit", CAT, "--change", "colour=blue", "--steps", "2", *PIX2PIX_ZERO]
+    assert main([*given, "--negative", "a photo of a car"]) == 0
+    assert Recipe.read("edit.png").negative == "a photo of a car"
+    assert main([*given, "--out", "habit.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("habit.png")).max() > 0
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+
+def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
+    given, regularised = ["--change", "colour=blue", "--steps", "2"], ["--inversion", "regularised"]
+    assert main(["edit", CAT, *given, *regularised]) == 0
+    assert main(["edit", CAT, *given, "--out", "plain.png"]) == 0
+    assert abs(pixels("edit.png") - pixels("plain.png")).max() > 0
+    assert Recipe.read("edit.png").inversion == nmg.Regularised() and Recipe.read("plain.png").inversion == nmg.DDIM()
+    assert main(["replay", "edit.png"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
+
+    assert main(["invert", CAT, "--steps", "2", *regularised]) == 0
+    assert nmg.Trajectory.load("trajectory.safetensors").inversion == nmg.Regularised()
+    target = ["--trajectory", "trajectory.safetensors", "--target", *Recipe.read("edit.png").targets]
+    for options in ([], regularised):
+        assert main(["edit", *target, *options, "--out", "from-trajectory.png"]) == 0
+        np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("edit.png"))
+    assert main(["edit", *target, "--inversion", "ddim"]) == 2
+    assert "inversion=DDIM() is not the trajectory's Regularised" in capsys.readouterr().err
+
+
+def test_a_caption_takes_the_place_of_the_source_prompt(here, picture, capsys):
+    assert main(["edit", picture, "--caption", "--target", "a dog", "--steps", "1"]) == 0
+    read = Recipe.read("edit.png").source
+    assert f"the picture is captioned {read!r}" in capsys.readouterr().err and "view" in read
+
+
+def test_replay_notices_another_picture(here, picture, capsys):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
+    Scene.sample(10_001).render(128).save("scene.png")
+    assert main(["replay", "edit.png"]) == 2
+    assert "is not the picture that was edited" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["again.jpg", "."])
+def test_replay_refuses_what_it_can_not_write_before_it_begins(here, picture, capsys, monkeypatch, out):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
+    monkeypatch.setattr(pipelines, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert main(["replay", "edit.png", "--out", out]) == 2
+    assert "can't be written; give the path of a .png file" in capsys.readouterr().err
+
+
+def test_replay_makes_the_folder_that_it_writes_to(here, picture):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "2"]) == 0
+    assert main(["replay", "edit.png", "--out", "new/folder/again"]) == 0
+    np.testing.assert_array_equal(pixels("edit.png"), pixels("new/folder/again.png"))
+
+
+def test_replay_shows_the_settings(here, capsys):
+    assert (
+        main(["edit", "scene:10000", "--target", "a dog", "--steps", "2", "--guidance", "none", "--editor", "none"])
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["replay", "edit.png", "--show"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["source"] == caption(Scene.sample(10_000))
+    assert shown["guidance"]["method"] == "CFG" and shown["editor"]["method"] == "Editor"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["edit", "missing.png", "--source", "a", "--target", "b"], "there is no picture at 'missing.png'"),
+        (["edit", "scene.png", "--target", "b"], "--source is missing"),
+        (["edit", "--source", "a", "--target", "b"], "IMAGE is missing"),
+        (["edit", "scene.png", "--source", "a cat", "--target", ""], "a target prompt is empty"),
+        (["edit", "scene.png", "--source", "a cat", "--target", "a dog", "--steps", "0"], "steps=0"),
+        (
+            ["edit", "scene.png", "--source", "a cat", "--target", "a dog", "--text-scale", "nan"],
+            "must be a finite number",
+        ),
+        (["edit", "scene.png", "--source", "a cat", "--target", "a dog", "--weight", "fox=2"], "its words are a, dog"),
+        (["edit", "scene.png", "--source", "a cat", "--target", "a dog", "--size", "65x64"], "doesn't fit the latent"),
+        (
+            ["edit", "scene.png", "--source", "a cat", "--target", "a dog", "--subtract", "a", "a"],
+            "--subtract needs --blend",
+        ),
+        (["edit", "scene.png", "--source", "a cat", "--change", "kind=dog"], "--change is for scenes"),
+        (["edit", "scene:7", "--change", "colour=mauve"], "colour is one of red"),
+        (["edit", "scene:7,hat=red", "--target", "b"], "no factor 'hat'"),
+        (["edit", "scene:seven", "--target", "b"], "names no scene"),
+        (
+            ["edit", "scene.png", "--source", "a", "--target", "b", "--model", "no/where"],
+            "'menagerie', which is bundled",
+        ),
+        (["edit", "scene.png", "--trajectory", "t.safetensors", "--target", "b"], "leave IMAGE out"),
+        (["edit", "scene.png", "--source", "a", "--target", "b", "--out", "edit.jpg"], "give the path of a .png file"),
+        (["edit", "scene.png", "--source", "a", "--target", "b", "--out", "."], "can't be written"),
+        (["edit", "--trajectory", "none.safetensors", "--target", "b"], "there is no trajectory"),
+        (["edit", "scene:7", "--keep-path", "--target", "b"], "--keep-path needs --trajectory"),
+        (["replay", "scene.png"], "holds no settings"),
+        (
+            ["edit", "scene:7", "--target", "b", "--amount", "0.1"],
+            "--amount belongs to --editor pix2pix-zero, not to prompt-to-prompt",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--self-replace", "0.4"],
+            "--self-replace belongs to --editor prompt-to-prompt, not to masactrl",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "pix2pix-zero", "--start-step", "0"],
+            "--start-step belongs to --editor masactrl, not to pix2pix-zero",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "none", "--threshold", "0.4"],
+            "--threshold belongs to --editor prompt-to-prompt or masactrl, not to none",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--guidance", "none", "--energy", "l2"],
+            "--energy belongs to --guidance noise-map or null-text+noise-map or direct+noise-map, not to none",
+        ),
+        (["edit", "scene:7", "--target", "b", "--threshold", "0.4"], "--threshold needs --blend"),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--source-mask", "scene.png"],
+            "both masks or none, and target_mask is missing",
+        ),
+        (
+            ["edit", "scene:7,kind=cat", "--target", "a dog", "--editor", "masactrl", "--words", "cat", "fox"],
+            "'fox' does not occur in the prompt 'a dog'",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "masactrl", "--start-layer", "70"],
+            "start_layer=70 leaves no layer",
+        ),
+        (
+            ["edit", "scene:7", "--target", "b", "--editor", "pix2pix-zero", "--amount", "nan"],
+            "amount=nan must be a finite number",
+        ),
+        (
+            ["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "a", "red", "cat"],
+            "--direction takes two sides or one file, got 3: put phrases in quotes",
+        ),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "none"], "there is no direction at"),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "none.txt", "dog"], "none.txt"),
+        (["edit", "scene:7", "--editor", "pix2pix-zero", "--direction", "cat", "cat"], "leads nowhere"),
+        (
+            ["edit", "scene.png", "--source", "a cat", "--caption", "--target", "b"],
+            "--caption writes the source prompt, which is given already",
+        ),
+        (
+            ["edit", "--trajectory", "none.safetensors", "--caption", "--target", "b"],
+            "--caption writes the source prompt, which is given already",
+        ),
+        (["invert", "scene.png", "--source", "a cat", "--caption"], "leave one of the two out"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_line(here, picture, capsys, arguments, message):
+    assert main(arguments) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nmg: error:")]
+    assert len(error) == 1 and message in error[0]
+    assert [path.name for path in here.iterdir()] == ["scene.png"]
+
+
+def test_every_option_of_a_method_is_an_argument_and_reaches_it():
+    arguments = vars(parser().parse_args(["edit"]))
+    for role, table in TABLES.items():
+        assert role in arguments
+        for method in table.values():
+            assert set(method.options) <= set(arguments)
+            if method.build is None:
+                assert set(method.options) <= {field.name for field in dataclasses.fields(method.kind)}
+
+
+def test_another_guidance_is_one_line_of_a_table(monkeypatch):
+    monkeypatch.setitem(GUIDANCES, "calm", Method(nmg.CFG, ("text_scale",)))
+    assert made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--text-scale", "2"])) == nmg.CFG(2.0)
+    with pytest.raises(ValueError, match="--level belongs to --guidance noise-map or .*, not to calm"):
+        made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--level", "end"]))
+
+
+def guided(*options):
+    return made("guidance", parser().parse_args(["edit", *options]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["noise-map", "--during", "0", "0.5"], nmg.NoiseMap(during=(0.0, 0.5))),
+        (["noise-map", "--noise-map-scale", "3", "2", "1"], nmg.NoiseMap(noise_map_scale=(3.0, 2.0, 1.0))),
+        (["null-text", "--optimisation-steps", "3"], nmg.NullText(iterations=3)),
+        (["negative-prompt", "--text-scale", "4"], nmg.NegativePrompt(4.0)),
+        (
+            ["proximal", "--quantile", "0.75", "--proximal", "soft", "--pull", "none"],
+            nmg.ProxNegativePrompt(quantile=0.75, threshold="soft", pull="none"),
+        ),
+        (["direct"], nmg.Direct()),
+        (["direct+noise-map", "--energy", "l2"], nmg.Direct(10.0) + nmg.NoiseMap(energy="l2")),
+        (
+            ["null-text+noise-map", "--text-scale", "5", "--optimisation-steps", "3"],
+            nmg.NullText(5.0, iterations=3) + nmg.NoiseMap(text_scale=5.0),
+        ),
+    ],
+)
+def test_every_guidance_is_made_of_its_options(options, expected):
+    assert guided("--guidance", *options) == expected
+
+
+def test_a_guard_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert guided("--guard", "mask.png", "--outside", "0.5") == nmg.NoiseMap(
+        mask=str(tmp_path / "mask.png"), outside=0.5
+    )
+    with pytest.raises(ValueError, match="--outside needs --guard"):
+        guided("--outside", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["fixed-point", "--iterations", "3", "--average", "2"], nmg.FixedPoint(iterations=3, average=2)),
+        (["edit-friendly", "--residual-scale", "3"], nmg.EditFriendly(text_scale=3.0)),
+    ],
+)
+def test_every_inversion_is_made_of_its_options(options, expected):
+    assert made("inversion", parser().parse_args(["edit", "--inversion", *options])) == expected
+
+
+def test_saved_null_texts_are_used_again_and_an_edit_with_them_replays(here):
+    files = ["--out", "t.safetensors", "--save-null-texts", "null.safetensors"]
+    assert main(["invert", "scene:10000", "--steps", "2", *files]) == 0
+    found = nmg.NullTexts.load("null.safetensors")
+    assert len(found.embeddings) == 2 and found.text_scale == SCALES["text_scale"]
+    edit = ["edit", "scene:10000", "--change", "colour=blue", "--steps", "2", "--guidance", "null-text"]
+    assert main([*edit, "--null-texts", "null.safetensors", "--out", "known.png"]) == 0
+    assert main([*edit, "--out", "searched.png"]) == 0
+    assert main(["replay", "known.png"]) == 0
+    pictures = [np.asarray(Image.open(name)) for name in ("known.png", "searched.png", "known-replay.png")]
+    assert np.array_equal(pictures[0], pictures[1]) and np.array_equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("guidance", ["negative-prompt", "proximal", "direct", "direct+noise-map"])
+def test_every_guidance_edits_and_replays(here, guidance):
+    edit = ["edit", "scene:10000", "--change", "colour=blue", "--steps", "2", "--guidance", guidance]
+    assert main([*edit, "--editor", "pix2pix-zero", "--out", "edit.png"]) == 0
+    assert main(["replay", "edit.png"]) == 0
+    assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("edit.png", "edit-replay.png")))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], nmg.NoiseMap(**SCALES)),
+        (["--text-scale", "2"], nmg.NoiseMap(**{**SCALES, "text_scale": 2.0})),
+        (["--guidance", "none"], nmg.CFG(SCALES["text_scale"])),
+        (["--guidance", "none", "--text-scale", "2"], nmg.CFG(2.0)),
+    ],
+)
+def test_a_model_has_scales_of_its_own(options, expected):
+    assert made("guidance", parser().parse_args(["edit", *options]), SCALES) == expected
+
+
+def test_unknown_words_are_noted(here, capsys):
+    assert main(["edit", "scene:10000", "--target", "an elephant in the snow", "--steps", "1"]) == 0
+    assert "does not know 'elephant'" in capsys.readouterr().err
+
+
+def test_models_lists_what_can_be_named(capsys):
+    assert main(["models"]) == 0
+    assert "menagerie" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["edit", "invert", "replay", "models", "demo"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert len(capsys.readouterr().out) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "size"), [("sd-shaped", 512), ("menagerie", 64)])
+def test_a_real_photograph_goes_through(here, model, size):
+    """The code path of Stable Diffusion 1.4 at 512×512 on random weights of its structure, and the bundled model."""
+    tests = Path(__file__).parents[1]
+    folder = str(tests / "reference" / model) if model == "sd-shaped" else model
+    photograph = str(tests.parent / "images" / "chelsea.png")
+    prompts = ["--source", "a photo of a cat", "--target", "a photo of a tiger", "--blend", "cat", "tiger"]
+    assert main(["edit", photograph, "--model", folder, *prompts, "--steps", "2", "--all"]) == 0
+    edited, source = pixels("edit.png"), pixels("edit-source.png")
+    assert edited.shape == source.shape == (size, size, 3)
+    assert edited.std() > 0 and abs(edited - pixels("edit-reconstruction.png")).max() > 0

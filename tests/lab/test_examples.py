@@ -1,0 +1,57 @@
+"""The notebooks' examples fit their models: every word that a preset names stands in its prompt."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+import nmg
+from nmg import DDIM, pipelines
+from nmg.lab import examples
+from nmg.run import Plan
+
+PLAN = Plan(DDIM(), "aligned", 50, (64, 64))
+IMAGES = Path(__file__).parents[2] / "images"
+TASKS = {
+    examples.prompt_to_prompt: [
+        "object swap",
+        "contextual change",
+        "face attribute",
+        "colour change",
+        "global editing",
+    ],
+    examples.masactrl: ["viewpoint alteration", "pose modification"],
+    examples.pix2pix_zero: ["cat to dog", "dog to cat"],
+}
+
+
+@pytest.fixture(autouse=True)
+def one_step(monkeypatch):
+    """A drawn dog is drawn in one step."""
+    monkeypatch.setattr(pipelines, "generate", functools.partial(pipelines.generate, steps=1))
+
+
+@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("which", ["bundled", "photographs"])
+def test_each_task_has_an_example_whose_words_are_found(which, kind, sd_shaped):
+    pipe = nmg.load("menagerie") if which == "bundled" else sd_shaped
+    backbone = nmg.Backbone(pipe)
+    found = kind(pipe, IMAGES)
+    assert list(found) == TASKS[kind]
+    for example in found.values():
+        assert example.source != example.target
+        backbone.check([example.source, example.target])
+        example.editor.check(backbone, [example.source, example.target], PLAN)
+        assert backbone.prepare(example.image).size == backbone.native_size
+        assert (example.truth is not None) == (which == "bundled")
+
+
+def test_a_preset_with_a_missing_word_is_found_out(sd_shaped):
+    editor = nmg.PromptToPrompt(weights={"lion": 2.0})
+    with pytest.raises(ValueError, match="'lion' does not occur"):
+        editor.check(nmg.Backbone(sd_shaped), ["a cat", "a tiger"], PLAN)
+
+
+def test_a_given_dog_is_not_drawn(sd_shaped):
+    given = examples.pix2pix_zero(sd_shaped, IMAGES, dog=IMAGES / "coffee.png")["dog to cat"].image
+    assert given == IMAGES / "coffee.png"
