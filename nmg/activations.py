@@ -1,10 +1,10 @@
 """What a gradient pass keeps for its way back.
 
 More than half of what Stable Diffusion's UNet keeps for a gradient of the latent need not be kept: of a convolution's
-input, whose weights are fixed, the way back needs the shape alone, and what a normalisation gave and the wide middle of a
-feed-forward layer are quickly computed again.
-Gradient checkpointing of whole blocks (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174;
-`unet.enable_gradient_checkpointing()`) keeps less still, and computes everything twice.
+input, whose weights are fixed, the way back needs the shape alone, and what a normalisation gave and the wide middle of
+a feed-forward layer are quickly computed again.
+Gradient checkpointing of whole blocks (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv
+1604.06174; `unet.enable_gradient_checkpointing()`) keeps less still, and computes everything twice.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WORTHWHILE = 2**18
 def sparing(network: nn.Module) -> Iterator[None]:
     """A gradient pass inside the block keeps less, for the same gradient. Begin and end it within one block.
 
-    Left as they are: convolutions whose weights need a gradient, layers with a forward of their own (accelerate's offload,
-    for one), and whole networks that are compiled or checkpoint their gradients, which decide for themselves.
+    Left as they are: convolutions whose weights need a gradient, layers with a forward of their own (accelerate's
+    offload, for one), and whole networks that are compiled or checkpoint their gradients, which decide for themselves.
     """
     changed = [] if _decides_itself(network) else list(_spared(network))
     try:
@@ -97,7 +97,8 @@ def _remembered(module: nn.Module, given: Given, x: Tensor) -> Tensor:
 
 
 def _by_norm(module: nn.Module, given: Given, x: Tensor) -> Tensor:
-    """An activation that keeps nothing of what a normalisation gave it: the normalisation keeps its own input anyway."""
+    """An activation that keeps nothing of what a normalisation gave it:
+    the normalisation keeps its own input anyway."""
     return _after_norm(functools.partial(type(module).forward, module), given, x)
 
 

@@ -111,8 +111,8 @@ def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
 def attending(unet: Any, attend: Attend | None) -> Iterator[None]:
     """Let `attend` compute the attention of every layer inside the block; None changes nothing.
 
-    The processors that were there before are restored when the block ends, by an exception too. Other threads that enter
-    such a block of the same network wait, so that none meets the hooks of another.
+    The processors that were there before are restored when the block ends, by an exception too. Other threads that
+    enter such a block of the same network wait, so that none meets the hooks of another.
 
     Raises:
         TypeError: see `sites`.

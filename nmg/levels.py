@@ -71,7 +71,8 @@ def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[
         raise ValueError(f"timestep_spacing={spacing!r} is unknown; leading, trailing and linspace work")
     if timesteps[-1] >= train or timesteps[0] < 0:
         raise ValueError(
-            f"steps={count} with steps_offset={offset} leaves the timesteps 0…{train - 1}; give fewer steps, or another offset"
+            f"steps={count} with steps_offset={offset} leaves the timesteps 0…{train - 1}; give fewer steps, or "
+            "another offset"
         )
     return timesteps[::-1]
 

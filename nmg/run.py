@@ -88,8 +88,8 @@ class Run:
         copies: rows.Copies = "both",
         known: Doubled | None = None,
     ) -> Latents:
-        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`), or with none where
-        the noise of both is known."""
+        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`), or with none
+        where the noise of both is known."""
         if known is not None:
             return rows.with_sources(known, self.eps(x, step, text, attend, "none"))
         x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)

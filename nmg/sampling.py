@@ -59,8 +59,8 @@ def denoise(run: Run, guidance: CFG, editor: Editor) -> Iterator[tuple[Step, Lat
 
 @dataclass(eq=False)
 class Descent:
-    """A run along a trajectory whose source path is walked once: it follows the path that the trajectory holds if that is
-    of this guidance, null prompt and network, and else walks it. Iterate it as `denoise`; then ask.
+    """A run along a trajectory whose source path is walked once: it follows the path that the trajectory holds if that
+    is of this guidance, null prompt and network, and else walks it. Iterate it as `denoise`; then ask.
 
     Attributes:
         path: the source path, after the last step; None for a guidance that can't be told from others.
@@ -170,7 +170,8 @@ def edit(
         source: what the picture shows; not needed with a trajectory.
         targets: what the edited pictures should show, one prompt each; none for the reconstruction alone, or
             for what the editor does without a target prompt.
-        guidance: how the source row is kept on its path; `default_guidance(pipe)` if not given: `NoiseMap` at the model's scales.
+        guidance: how the source row is kept on its path; `default_guidance(pipe)` if not given:
+            `NoiseMap` at the model's scales.
         editor: what the targets take from the source; `PromptToPrompt()` if not given.
         steps: DDIM steps of the inversion, 50 if not given.
         size: width and height in pixels; the model's own if not given.

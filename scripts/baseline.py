@@ -1,7 +1,7 @@
 """An edit as the published implementation of Noise Map Guidance computes it, to compare time and memory with.
 
-Written anew from what that implementation does (Cho et al., ICLR 2024, and the published code of the three editors that it
-builds on). The results are this package's; what differs is what they cost:
+Written anew from what that implementation does (Cho et al., ICLR 2024, and the published code of the three editors that
+it builds on). The results are this package's; what differs is what they cost:
 
 - Every layer's attention is softmax(q kᵀ) v with the matrix in memory, in every network call, the gradient passes among
   them: a hook once registered stays, whether or not its controller is asked.
@@ -17,8 +17,8 @@ builds on). The results are this package's; what differs is what they cost:
 - pix2pix-zero runs two loops: the reconstruction, which keeps every cross-attention map of every step in the computer's
   memory, and then the edit.
 
-Scales and energies are this package's, which sum over a row where the published code takes the mean: the same at 512×512
-pixels. Latents are in fp32, as here.
+Scales and energies are this package's, which sum over a row where the published code takes the mean: the same at
+512×512 pixels. Latents are in fp32, as here.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def by_matrix(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def denoise(
     backbone: Backbone, trajectory: Trajectory, target: str, guidance: NoiseMap, editor: Editor
 ) -> Iterator[Tensor]:
-    """Edit towards one target prompt, and yield the latents after each step: of source and target, [2, channels, height,
-    width]; from pix2pix-zero those of its first loop and then those of its second, the other row as it stands.
+    """Edit towards one target prompt, and yield the latents after each step: of source and target, [2, channels,
+    height, width]; from pix2pix-zero those of its first loop and then those of its second, the other row as it stands.
 
     The network's parameters require gradients from here on, and pix2pix-zero leaves theirs in them.
     """

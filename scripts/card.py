@@ -22,8 +22,8 @@ run, test and explain image editing without downloads, not to make pictures for 
 ## Data
 
 Scenes that the package draws (`nmg.menagerie.Scene`), 64×64 pixels, captioned by template. Named factors: {factors}.
-Never named: position, size, hue, light, horizon, direction, and the shape of the place. Training scenes have seeds from {seed:,}
-on; every figure below is from other seeds.
+Never named: position, size, hue, light, horizon, direction, and the shape of the place. Training scenes have seeds from
+{seed:,} on; every figure below is from other seeds.
 
 ## Training
 
@@ -92,9 +92,9 @@ def _quality(report: dict[str, Any]) -> str:
         ["guidance", "PSNR to the autoencoder's picture"], [[k, f"{v:.1f} dB"] for k, v in rebuilt["psnr"].items()]
     )
     return (
-        f"## Quality\n\nAutoencoder: {auto['psnr']:.1f} dB PSNR, {auto['ssim']:.3f} SSIM on {auto['scenes']} scenes. A factor "
-        f"classifier, shipped beside the model, reads pictures back:\n\n{read}\n\nReconstruction after DDIM inversion, "
-        f"{rebuilt['scenes']} scenes, {rebuilt['steps']} steps:\n\n{paths}\n"
+        f"## Quality\n\nAutoencoder: {auto['psnr']:.1f} dB PSNR, {auto['ssim']:.3f} SSIM on {auto['scenes']} scenes. A "
+        f"factor classifier, shipped beside the model, reads pictures back:\n\n{read}\n\nReconstruction after DDIM "
+        f"inversion, {rebuilt['scenes']} scenes, {rebuilt['steps']} steps:\n\n{paths}\n"
     )
 
 
@@ -113,8 +113,8 @@ def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
     return (
         f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), at fixed scales "
         f"({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
-        "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; *ceiling* is the "
-        f"autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
+        "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; "
+        f"*ceiling* is the autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
     )
 
 
@@ -134,8 +134,8 @@ def _limits(report: dict[str, Any]) -> str:
     failing = [f"{task} ({share:.2f})" for task, share in shares.items() if share is not None and share < 0.5]
     edits = f" Edits that mostly fail: {', '.join(failing)}." if failing else ""
     return (
-        f"## Limits\n\nThe model knows the words of its captions and nothing else; a photograph comes out as the nearest drawn "
-        f"scene that its latent can hold. It is weakest at: {named}.{edits}\n"
+        "## Limits\n\nThe model knows the words of its captions and nothing else; a photograph comes out as the "
+        f"nearest drawn scene that its latent can hold. It is weakest at: {named}.{edits}\n"
     )
 
 

@@ -101,8 +101,8 @@ def edits(
         methods: names in `nmg.lab.bench.METHODS`.
         tasks: names in `TASKS`; all if None.
         classifier: folder of the factor classifier.
-        records: folder of a benchmark's records, of which those that are wanted are taken over, at the noise-map scales that
-            it chose, and which the others are added to; processes that share the work need one.
+        records: folder of a benchmark's records, of which those that are wanted are taken over, at the noise-map scales
+            that it chose, and which the others are added to; processes that share the work need one.
 
     Raises:
         ValueError: for records of another configuration, or none where several processes share the work.
@@ -131,8 +131,8 @@ def edits(
 def summary(rows: Sequence[Record]) -> dict[str, Any]:
     """Mean PSNR and success of a method's edits of a task.
 
-    A PSNR that is infinite, since `exact` edits equal the truth, is None: JSON has no such number. So is what can't be said
-    of all items: `without` of them have no result, for a `reason`.
+    A PSNR that is infinite, since `exact` edits equal the truth, is None: JSON has no such number. So is what can't be
+    said of all items: `without` of them have no result, for a `reason`.
     """
     lost = [row.refused for row in rows if row.refused]
     if lost:

@@ -40,8 +40,8 @@ SMALL = Size(latent=32, unet=(32, 32, 64, 64), vae=(32, 32, 32, 32), text=96, te
 def pipeline(device: str, dtype: torch.dtype, size: Size = FULL, with_values: bool = True) -> StableDiffusionPipeline:
     """A text-to-image pipeline in evaluation mode; the same weights each time on one kind of device.
 
-    The tokenizer is the bundled model's, whose tokens are as good as any. Fake tensors have no values, and can't leave the
-    meta device: say so there.
+    The tokenizer is the bundled model's, whose tokens are as good as any. Fake tensors have no values, and can't leave
+    the meta device: say so there.
     """
     torch.manual_seed(0)
     cross = ("CrossAttn", "CrossAttn", "CrossAttn", "")

@@ -8,13 +8,13 @@ fresh process, which measures itself:
     two-targets  a first edit towards two targets: what it takes longer is a further target's
     baseline     the edit as the published code computes it (see baseline.py), with --baseline
 
-On a CPU the pictures are not decoded, which no editor changes, and seconds are the median step's after the first. On a GPU
-they are, the seconds are the whole edit's, and all is in float16. Ratios hold within one run; give --json, and
+On a CPU the pictures are not decoded, which no editor changes, and seconds are the median step's after the first. On a
+GPU they are, the seconds are the whole edit's, and all is in float16. Ratios hold within one run; give --json, and
 `scripts.speed_table` makes one table of several editors.
 
 The memory is that of the tensors that live at one time, as a GPU's is counted. On a CPU it is the peak of another fresh
-process, of two steps, in which glibc gives every large block back as soon as it is free: that costs time. What the timed
-process peaked at, with the holes that its heap had, is kept beside it as `process_gib`.
+process, of two steps, in which glibc gives every large block back as soon as it is free: that costs time. What the
+timed process peaked at, with the holes that its heap had, is kept beside it as `process_gib`.
 
 In float32 the tensors of pix2pix-zero's baseline take 18 GiB, those of the others' 9 to 11 (computed from their sizes).
 """
@@ -102,7 +102,8 @@ def rows_of(
         for measurement in measurements:
             try:
                 if not gpu and measurement not in memory:
-                    # The second step has what the first one left: sums of maps, and the baseline's gradients of weights.
+                    # The second step has what the first one left: sums of maps, and the baseline's gradients of
+                    # weights.
                     few = asked(measurement, min(steps, 2))
                     memory[measurement] = measured(editor, measurement, few, give_back=True)
                 row = measured(editor, measurement, asked(measurement, steps))

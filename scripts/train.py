@@ -420,8 +420,8 @@ def read_log(log: Path) -> list[dict[str, float]]:
 
 
 def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str, float]]:
-    """At most so many rows, each the mean of as many neighbours; without those that hold counts alone, such as the last of a
-    stage that stopped between two records."""
+    """At most so many rows, each the mean of as many neighbours; without those that hold counts alone, such as the last
+    of a stage that stopped between two records."""
     most = max(map(len, rows))
     rows = [row for row in rows if len(row) == most]
     size = math.ceil(len(rows) / points)

@@ -15,7 +15,8 @@ from diffusers import StableDiffusionPipeline
 torch.set_num_threads(1)
 plain, compiled = (StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None) for _ in range(2))
 compiled.unet.compile(backend="eager")
-trajectory = nmg.invert(plain, torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32), {SOURCE!r}, steps=2, progress=False)
+picture = torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
+trajectory = nmg.invert(plain, picture, {SOURCE!r}, steps=2, progress=False)
 for editor in (nmg.PromptToPrompt(cross_replace=1.0, self_replace=0.5), nmg.Editor()):
     options = dict(targets=[{TARGET!r}], guidance=nmg.CFG(2.0), editor=editor, progress=False)
     expected, found = (nmg.edit(pipe, trajectory, **options).latents for pipe in (plain, compiled))

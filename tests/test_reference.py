@@ -1,7 +1,8 @@
 """Parity with recordings of the authors' implementation, step by step (see reference/README.md).
 
-Every `case.json` below the folders of `$NMG_REFERENCE` is a test; without it, those of `tests/reference`. A case says by its method, or a unit by its tensors, what is compared, so that
-new recordings of the same methods need no new code. The limits are those of `tolerances.json`.
+Every `case.json` below the folders of `$NMG_REFERENCE` is a test; without it, those of `tests/reference`. A case says
+by its method, or a unit by its tensors, what is compared, so that new recordings of the same methods need no new code.
+The limits are those of `tolerances.json`.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class Verdict:
     def close(
         self, name: str, got: Tensor, default: dict[str, float] = LATENTS, rows: int | None = None, suffix: str = ""
     ) -> None:
-        """Compare floats with the recording `name`: relative rms and median error, the worse of the rows on axis `rows`."""
+        """Compare floats with the recording `name`: relative rms and median error,
+        the worse of the rows on axis `rows`."""
         want, got = self.case.tensors[name].float(), got.detach().float().cpu()
         assert got.shape == want.shape, f"{name}: {list(got.shape)} instead of {list(want.shape)}"
         assert got.isfinite().all(), f"{name} is not finite"

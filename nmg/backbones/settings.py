@@ -21,7 +21,8 @@ class ModelSettings:
         name: that the model is loaded by, if it has one besides its folder's.
         profile: of examples, presets and captions: "photographs", or the world that it was trained on.
         noise_map_scale, gradient_scale, text_scale: of noise map guidance; the paper's where they are None.
-        sentences: templates of which edit directions are made, with `{}` for the phrase; if empty, those for photographs.
+        sentences: templates of which edit directions are made, with `{}` for the phrase; if empty,
+            those for photographs.
         colours: words of a phrase that stand for what the templates say before it.
     """
 

@@ -197,7 +197,8 @@ class Backbone:
         return found
 
     def quarter_size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the cross-attention maps nearest to a quarter of the latent's (16×16 at 512×512 pixels)."""
+        """Height and width of the cross-attention maps nearest to a quarter of the latent's (16×16 at 512×512
+        pixels)."""
         quarter = math.prod(latent_size) / 16
         sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
         return min(sizes, key=lambda size: abs(math.log(math.prod(size) / quarter)))

@@ -45,8 +45,8 @@ class Editor:
         return None
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
-        """The copies of the source row that the targets look at in the step's network call: by default both, or none where
-        `attend` leaves the network alone."""
+        """The copies of the source row that the targets look at in the step's network call: by default both, or none
+        where `attend` leaves the network alone."""
         return "none" if self.attend(run, step) is None else "both"
 
     def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
@@ -54,8 +54,8 @@ class Editor:
         return x
 
     def known(self, run: Run, step: Step) -> Doubled | None:
-        """The noise of the source's null and text copy where `steer` has asked the network for it in this step: they are
-        then left out of the step's call."""
+        """The noise of the source's null and text copy where `steer` has asked the network for it in this step: they
+        are then left out of the step's call."""
         return None
 
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:

@@ -1,6 +1,7 @@
 """Edit directions: what turns one content into another, in the space of text embeddings.
 
-Parmar, Singh, Zhang, Li, Lu & Zhu, "Zero-shot Image-to-Image Translation", SIGGRAPH 2023, arXiv 2302.03027, section 3.1.
+Parmar, Singh, Zhang, Li, Lu & Zhu, "Zero-shot Image-to-Image Translation", SIGGRAPH 2023, arXiv 2302.03027,
+section 3.1.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class EditDirection:
     Attributes:
         embedding: mean embedding of the target sentences minus that of the source sentences, [1, tokens, features].
         source, target: the sentences.
-        separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence lies
-            farther along it than every source sentence), on sentences that the direction was not made of.
+        separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence
+            lies farther along it than every source sentence), on sentences that the direction was not made of.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
@@ -72,8 +73,8 @@ class EditDirection:
 
         Args:
             pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
-            source, target: each a word or phrase such as "cat" or "a sleeping cat", which templates make sentences of; a
-                path of a text file with a sentence per line; or a list of sentences.
+            source, target: each a word or phrase such as "cat" or "a sleeping cat", which templates make sentences of;
+                a path of a text file with a sentence per line; or a list of sentences.
 
         Raises:
             ValueError: for a side without sentences, one that the text encoder can't read, or two equal sides.
@@ -149,9 +150,9 @@ def _encoded(backbone: Backbone, texts: Sequence[str]) -> Float[Tensor, "sentenc
 def _separation(source: Tensor, target: Tensor) -> float:
     """Share of the pairs of a source and a target sentence that lie in the right order along the direction.
 
-    The direction of every second sentence orders the others, and the other way round, so that the order is no artefact of
-    the fit; where the sides match sentence by sentence, partners are on the same side of the fold. NaN for fewer than
-    two sentences a side.
+    The direction of every second sentence orders the others, and the other way round, so that the order is no artefact
+    of the fit; where the sides match sentence by sentence, partners are on the same side of the fold. NaN for fewer
+    than two sentences a side.
     """
     if min(len(source), len(target)) < 2:
         return math.nan

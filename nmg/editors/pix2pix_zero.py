@@ -32,19 +32,20 @@ class Pix2PixZero(Editor):
     """Targets whose text is the source's, moved along a direction, and whose words look where the source's look.
 
     Before a target's noise is predicted, its latent descends on the squared distance of its cross-attention maps to
-    those that the source has in the same step (section 3.2, cross-attention guidance). The descent moves the null and the
-    text copy of the latent apart; the null copy goes on. Where no negative prompt is given, the source prompt is it, as
-    Noise Map Guidance runs the method: the source then follows its prompt alone, at every text scale.
+    those that the source has in the same step (section 3.2, cross-attention guidance). The descent moves the null and
+    the text copy of the latent apart; the null copy goes on. Where no negative prompt is given, the source prompt is
+    it, as Noise Map Guidance runs the method: the source then follows its prompt alone, at every text scale.
 
     Args:
         direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes; the
-            only target needs no prompt then, and one that is given is only a name (a warning says so). If not given, targets follow their own
-            prompts: the direction is the difference of two prompts' embeddings.
-        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for none.
+            only target needs no prompt then, and one that is given is only a name (a warning says so). If not given,
+            targets follow their own prompts: the direction is the difference of two prompts' embeddings.
+        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original;
+            0 for none.
 
     Raises:
-        ValueError: for an amount that is not finite; when a run is prepared, for a direction whose shape is not the text
-            encoder's, or several targets of one direction.
+        ValueError: for an amount that is not finite; when a run is prepared, for a direction whose shape is not the
+            text encoder's, or several targets of one direction.
     """
 
     direction: Direction = None
@@ -93,8 +94,8 @@ class Pix2PixZero(Editor):
         own = self.targets(run.prompts[0])
         if self._words() and run.prompts[1:] != own:
             warnings.warn(
-                f"pix2pix-zero follows its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only a name: leave "
-                "it out, or leave the direction out to follow the prompt",
+                f"pix2pix-zero follows its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only a "
+                "name: leave it out, or leave the direction out to follow the prompt",
                 stacklevel=2,
             )
         source = rows.source(run.text)
@@ -106,8 +107,8 @@ class Pix2PixZero(Editor):
             return None
         if targets > 1:
             raise ValueError(
-                f"Pix2PixZero: one direction gives one picture, and there are {targets} targets; give one target, or leave "
-                "the direction out, so that each follows its own prompt"
+                f"Pix2PixZero: one direction gives one picture, and there are {targets} targets; give one target, or "
+                "leave the direction out, so that each follows its own prompt"
             )
         if isinstance(self.direction, EditDirection):
             found = self.direction
@@ -179,8 +180,8 @@ class _Running(Editor):
 
 
 def distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Squared distance of attention maps, each [rows, heads, positions, words] (section 3.2, equation 4): summed over layers,
-    positions and words, mean over rows and heads."""
+    """Squared distance of attention maps, each [rows, heads, positions, words] (section 3.2, equation 4): summed over
+    layers, positions and words, mean over rows and heads."""
     return torch.stack([(a - b).float().square().sum((-2, -1)).mean() for a, b in zip(maps, others, strict=True)]).sum()
 
 

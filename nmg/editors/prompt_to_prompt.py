@@ -95,8 +95,8 @@ class PromptToPrompt(Editor):
             _window(window, 1, name)
         if self.self_positions is not None and self.self_positions < 1:
             raise ValueError(
-                f"self_positions={self.self_positions!r} leaves no self-attention; give a number of positions, such as 1024, "
-                "or self_replace=0"
+                f"self_positions={self.self_positions!r} leaves no self-attention; give a number of positions, such as "
+                "1024, or self_replace=0"
             )
         for word, factor in self.weights.items():
             if not math.isfinite(factor):

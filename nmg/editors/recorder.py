@@ -28,8 +28,8 @@ class Watching(Editor):
         editor: the editor that edits.
         seen: filled by a run: one tensor per step, [rows, height, width, tokens], mean over layers and heads.
         prompts: filled by a run: the tokens that each row reads.
-        regions: filled by a run: where each row could differ from the source after the last step, if the editor restricts
-            that (`LocalBlend`), [rows, 1, height, width].
+        regions: filled by a run: where each row could differ from the source after the last step, if the editor
+            restricts that (`LocalBlend`), [rows, 1, height, width].
     """
 
     editor: Editor

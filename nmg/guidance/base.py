@@ -69,8 +69,8 @@ class CFG:
         return x
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
-        """The copies of the source row whose noise the guidance needs; called after `steer`. By default both, unless they
-        read the same text; "none" from one whose `correct` sets the source row whatever the step gave."""
+        """The copies of the source row whose noise the guidance needs; called after `steer`. By default both, unless
+        they read the same text; "none" from one whose `correct` sets the source row whatever the step gave."""
         same = torch.equal(rows.source(self.null(run, step)), rows.source(run.text))
         return "text" if same else "both"
 
@@ -82,8 +82,8 @@ class Stack(CFG):
     One that replaces the null prompt comes last, wherever it is written: it starts where the others lead.
 
     Args:
-        parts: guidances of one text scale, of which at most one replaces the null prompt and at most one combines the noise
-            in its own way.
+        parts: guidances of one text scale, of which at most one replaces the null prompt and at most one combines the
+            noise in its own way.
 
     Raises:
         ValueError: for parts that can't be had together.
@@ -99,8 +99,8 @@ class Stack(CFG):
         names, scales = " + ".join(type(part).__name__ for part in self.parts), [part.text_scale for part in self.parts]
         if len(set(scales)) != 1:
             raise ValueError(
-                f"{names}: the parts have the text scales {', '.join(f'{scale:g}' for scale in scales)}, and a run has one; "
-                "give every part the same, such as text_scale=7.5"
+                f"{names}: the parts have the text scales {', '.join(f'{scale:g}' for scale in scales)}, and a run has "
+                "one; give every part the same, such as text_scale=7.5"
             )
         object.__setattr__(self, "text_scale", scales[0])
         for hook, what in (("null", "replace the null prompt"), ("combine", "combine null and text in their own way")):

@@ -32,8 +32,8 @@ class NetworkChanged(RuntimeError):
 
 
 def key_of(trajectory: Trajectory, guidance: CFG, negative: str) -> str | None:
-    """What the source path depends on, as one string; None for a guidance that holds a function, or is of a class that is
-    not this package's: what it does is nowhere written down."""
+    """What the source path depends on, as one string; None for a guidance that holds a function, or is of a class that
+    is not this package's: what it does is nowhere written down."""
     if not _own(guidance):
         return None
     try:
@@ -154,5 +154,6 @@ class Following(Wrapped):
         if not error <= limit:
             raise NetworkChanged(
                 f"the network's noise for the source differs by {error:.2g} from what it was when the path was walked "
-                f"(up to {limit:.2g} is rounding), by a LoRA perhaps; walk again from dataclasses.replace(trajectory, path=None)"
+                f"(up to {limit:.2g} is rounding), by a LoRA perhaps; walk again from dataclasses.replace(trajectory, "
+                "path=None)"
             )

@@ -1,5 +1,5 @@
-"""Direct inversion: Ju, Zeng, Bian, Liu & Xu, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code", ICLR
-2024, arXiv 2310.01506.
+"""Direct inversion: Ju, Zeng, Bian, Liu & Xu, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code",
+ICLR 2024, arXiv 2310.01506.
 """
 
 from __future__ import annotations

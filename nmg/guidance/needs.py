@@ -14,9 +14,9 @@ def need_aligned(guidance: CFG, plan: Plan) -> None:
     """
     if plan.convention != "aligned":
         raise ValueError(
-            f"{type(guidance).__name__} brings the source row to the noise map of the level that a step ends at, and with "
-            f'convention={plan.convention!r} the maps lie one level above; invert with convention="aligned", or use NoiseMap '
-            "or CFG"
+            f"{type(guidance).__name__} brings the source row to the noise map of the level that a step ends at, and "
+            f"with convention={plan.convention!r} the maps lie one level above; "
+            'invert with convention="aligned", or use NoiseMap or CFG'
         )
 
 
@@ -42,6 +42,6 @@ def need_no_negative(guidance: CFG, plan: Plan, why: str) -> None:
     """
     if plan.negative is not None:
         raise ValueError(
-            f"{type(guidance).__name__} {why}, so that negative={plan.negative!r} would do nothing; leave it out, or use "
-            "another guidance"
+            f"{type(guidance).__name__} {why}, so that negative={plan.negative!r} would do nothing; leave it out, or "
+            "use another guidance"
         )

@@ -1,7 +1,7 @@
-"""Negative-prompt inversion: Miyake, Iohara, Saito & Tanaka, "Negative-prompt Inversion: Fast Image Inversion for Editing
-with Text-guided Diffusion Models", 2023, arXiv 2305.16807; and its proximal guidance: Han, Wen, Chen, Song, Ren, Jin,
-Kulis, Metaxas & Bresler, "ProxEdit: Improving Tuning-Free Real Image Editing With Proximal Guidance", WACV 2024,
-arXiv 2306.05414.
+"""Negative-prompt inversion: Miyake, Iohara, Saito & Tanaka, "Negative-prompt Inversion: Fast Image Inversion for
+Editing with Text-guided Diffusion Models", 2023, arXiv 2305.16807; and its proximal guidance: Han, Wen, Chen, Song,
+Ren, Jin, Kulis, Metaxas & Bresler, "ProxEdit: Improving Tuning-Free Real Image Editing With Proximal Guidance", WACV
+2024, arXiv 2306.05414.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ class NegativePrompt(CFG):
 
 @dataclass(frozen=True)
 class ProxNegativePrompt(NegativePrompt):
-    """Negative-prompt inversion that leaves small differences out and holds what stays close to the source (section 3.2).
+    """Negative-prompt inversion that leaves small differences out and holds what stays close to the source (section
+    3.2).
 
         d   = e_c - e_∅,   λ = quantile(|d|, q)
         d'  = d where |d| > λ                     (hard)    or sign(d) max(|d| - λ, 0)     (soft)
         e   = e_∅ + w d',   M = dilate(|d'| > λ)
         z  ← z - η (z - z*) (1 - M)               for t < below
 
-    λ is found for each row. The source row has d = 0, and is held everywhere. (What the authors' code calls its L0 threshold
-    is soft, too.)
+    λ is found for each row. The source row has d = 0, and is held everywhere. (What the authors' code calls its L0
+    threshold is soft, too.)
 
     Args:
         text_scale: w.
         quantile: q, the share of the differences that is left out; the paper's 0.7.
         threshold: "hard" (L0) or "soft" (L1).
-        pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction", the
-            picture, for the clean latent that the step predicts; "none".
+        pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction",
+            the picture, for the clean latent that the step predicts; "none".
         rate: η, the share of the distance that is taken back.
         dilation: radius of the dilation in latent pixels.
         below: timestep below which rows are held.

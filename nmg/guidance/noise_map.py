@@ -50,19 +50,19 @@ class NoiseMap(CFG):
     targets follow it through attention.
 
     Args:
-        noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. It acts only as the
-            product s_N · s_g: turn one, leave the other.
+        noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. It acts only as
+            the product s_N · s_g: turn one, leave the other.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
-        level: "end" compares with the noise map of the level that the step ends at; "start" with that of the level it starts
-            at, one later, as the authors' MasaCtrl does.
+        level: "end" compares with the noise map of the level that the step ends at; "start" with that of the level it
+            starts at, one later, as the authors' MasaCtrl does.
         during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. A step that is
             not steered is plain classifier-free guidance.
         mask: where the source is guarded, as an array, a PIL image or a file of any size, bright where the full
             strength holds.
-        outside: share of the strength that holds outside of the mask. At 0 the row still takes its first step there along
-            e_∅, as everywhere.
+        outside: share of the strength that holds outside of the mask. At 0 the row still takes its first step there
+            along e_∅, as everywhere.
         jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t: no
             backward pass, its time and its memory, and a gradient that only knows the step itself: for L1,
             √(ᾱ_{t-1} / ᾱ_t) times a sign.
@@ -112,13 +112,13 @@ class NoiseMap(CFG):
         scales = self.noise_map_scale
         if isinstance(scales, tuple) and len(scales) != plan.steps:
             raise ValueError(
-                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {plan.steps} steps; give one for "
-                "each step, noisiest first"
+                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {plan.steps} steps; give one "
+                "for each step, noisiest first"
             )
         if not self.steered(plan.steps):
             raise ValueError(
-                f"NoiseMap: during={self.during!r} leaves none of the {plan.steps} steps, so nothing would be steered; give "
-                "a larger part"
+                f"NoiseMap: during={self.during!r} leaves none of the {plan.steps} steps, so nothing would be steered; "
+                "give a larger part"
             )
         if self.mask is not None:
             masks.load(self.mask, plan.latent_size, "NoiseMap")

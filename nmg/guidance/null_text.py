@@ -73,7 +73,8 @@ class NullText(CFG):
         ∅_t = argmin |D(z_t, e(z_t, ∅) + w (e_c - e(z_t, ∅))) - z*_{t-1}|²      (section 3.2, equation 3)
 
     by Adam, warm-started from the step before (algorithm 1). All rows are guided with the embedding that was found.
-    Beside another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one leads.
+    Beside another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one
+    leads.
 
     Args:
         text_scale: w.
@@ -84,7 +85,8 @@ class NullText(CFG):
         embeddings: `NullTexts` of an earlier search, or their file, to be used instead of a search.
 
     Raises:
-        ValueError: for fewer than one iteration; before a run, for embeddings of other steps, text scale, model or picture.
+        ValueError: for fewer than one iteration; before a run, for embeddings of other steps, text scale,
+            model or picture.
     """
 
     iterations: int = 10
@@ -163,7 +165,8 @@ class Search(CFG):
         return x
 
     def optimised(self, run: Run, step: Step, z: Latents, null: TextEmbeddings) -> tuple[TextEmbeddings, float]:
-        """The null embedding whose guided step from `z` ends nearest to the noise map, and the mean squared distance."""
+        """The null embedding whose guided step from `z` ends nearest to the noise map,
+        and the mean squared distance."""
         target, limit = run.trajectory.target(step).clone(), self.config.limit_at(run, step)
         under = run.eps(z, step, rows.source(run.text))
 

@@ -20,8 +20,8 @@ class EditFriendly(DDIM):
 
         z_k = √ᾱ_k z_0 + √(1 - ᾱ_k) n_k,   n_k fresh;   r_k = z_{k-1} - mean(z_k)       (equations 5 and 6)
 
-    Sampling adds r_k to the mean of the stochastic step (η = 1), so that the source row of a run with the same text scale
-    passes through every map. The residual r_k is the paper's σ_k z_k.
+    Sampling adds r_k to the mean of the stochastic step (η = 1), so that the source row of a run with the same text
+    scale passes through every map. The residual r_k is the paper's σ_k z_k.
 
     Args:
         text_scale: classifier-free guidance at which the residuals are read off; the paper's 3.5.

@@ -71,7 +71,8 @@ def _gradient(energy: Callable[[Latents], Tensor], eps: Latents) -> Latents:
 
 
 def draw_shifts(shape: Sequence[int], generator: torch.Generator) -> list[list[int]]:
-    """A shift for every channel and level of the pyramid that `auto_correlation` looks at, from 1 to below half the size."""
+    """A shift for every channel and level of the pyramid that `auto_correlation` looks at,
+    from 1 to below half the size."""
     sizes = _pyramid_sizes(min(shape[-2:]))
     return [
         [1 + int(torch.randint(max(1, size // 2 - 1), (1,), generator=generator)) for size in sizes]
@@ -103,6 +104,7 @@ def auto_correlation(noise: Latents, shifts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def divergence(noise: Latents) -> Tensor:
-    """Kullback-Leibler divergence from the standard normal of a normal with the noise's mean and variance, times two."""
+    """Kullback-Leibler divergence from the standard normal of a normal with the noise's mean and variance,
+    times two."""
     mean, variance = noise.mean(), noise.var()
     return variance + mean**2 - 1 - torch.log(variance + 1e-7)

@@ -110,8 +110,8 @@ class Trajectory:
         """
         if type(self.inversion) not in INVERSIONS:
             raise ValueError(
-                f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read again; "
-                "save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
+                f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read "
+                "again; save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
             )
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]

@@ -1,1 +1,2 @@
-"""What uses both the method and the bundled world: profiles, the command line, figures, metrics, the benchmark, the panel."""
+"""What uses both the method and the bundled world: profiles, the command line, figures, metrics, the benchmark,
+the panel."""

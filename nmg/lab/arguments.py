@@ -94,7 +94,8 @@ def _edit_command(commands: Any) -> None:
     edit.add_argument(
         "--keep-path",
         action="store_true",
-        help="leave the source's path in the file of --trajectory: later edits with the same guidance follow it, faster",
+        help="leave the source's path in the file of --trajectory: later edits with the same guidance follow it, "
+        "faster",
     )
     edit.add_argument(
         "--out",
@@ -188,8 +189,8 @@ def _picture(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--inversion",
         choices=INVERSIONS,
-        help="how the noise is predicted: regularised is pix2pix-zero's, fixed-point AIDI's and ReNoise's, edit-friendly is "
-        f"DDPM's (default: {next(iter(INVERSIONS))})",
+        help="how the noise is predicted: regularised is pix2pix-zero's, fixed-point AIDI's and ReNoise's, "
+        f"edit-friendly is DDPM's (default: {next(iter(INVERSIONS))})",
     )
     p.add_argument(
         "--iterations", type=int, metavar="N", help=f"of fixed-point inversion (default: {FixedPoint.iterations})"
@@ -201,7 +202,8 @@ def _picture(p: argparse.ArgumentParser) -> None:
         "--residual-scale",
         type=float,
         metavar="S",
-        help=f"text scale of edit-friendly inversion; at the edit's own the source is exact (default: {EditFriendly.text_scale})",
+        help="text scale of edit-friendly inversion; at the edit's own the source is exact "
+        f"(default: {EditFriendly.text_scale})",
     )
     p.add_argument("--convention", choices=CONVENTIONS, help=f"of the inversion (default: {Recipe.convention})")
     p.add_argument("--offset", type=int, help="the schedule's steps_offset (default: the model's)")
@@ -213,8 +215,8 @@ def _guidance(p: argparse.ArgumentParser) -> None:
         "--guidance",
         choices=GUIDANCES,
         default=next(iter(GUIDANCES)),
-        help="none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are what "
-        "it is compared with (default: %(default)s)",
+        help="none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are "
+        "what it is compared with (default: %(default)s)",
     )
     g.add_argument("--text-scale", type=float, metavar="S_T", help=f"classifier-free guidance {_default('text_scale')}")
     for add in (_noise_map, _null_text, _proximal):

@@ -86,6 +86,7 @@ def _load(name: str) -> tuple[Any, Any]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(
             f"the captioning model {name!r} can't be loaded: {reason} — write the source prompt yourself, or give a "
-            "folder of a BLIP captioning model in transformers' layout, or the hub id of one that this machine can reach"
+            "folder of a BLIP captioning model in transformers' layout, or the hub id of one that this machine can "
+            "reach"
         ) from error
     return processor, network

@@ -1,4 +1,5 @@
-"""Settings that suit a model: scales of noise map guidance, and presets by kind of edit, with a line on when to use each."""
+"""Settings that suit a model: scales of noise map guidance, and presets by kind of edit,
+with a line on when to use each."""
 
 from __future__ import annotations
 
@@ -17,15 +18,18 @@ from nmg.menagerie.scene import FACTORS
 from nmg.menagerie.tasks import TASKS
 
 SCALES: dict[str, Any] = ModelSettings.read(menagerie.NAME).scales
-"""Scales of the bundled model, chosen on validation scenes (see its card); the paper's belong to Stable Diffusion 1.4."""
+"""Scales of the bundled model, chosen on validation scenes (see its card);
+the paper's belong to Stable Diffusion 1.4."""
 WHEN = {
-    "object swap": "Another object in the same place. The source's attention is let go early, so that the new object finds "
-    "its own shape.",
-    "contextual change": "New surroundings, the same subject. The less of the layout is taken over, the freer the place.",
+    "object swap": "Another object in the same place. The source's attention is let go early, so that the new object "
+    "finds its own shape.",
+    "contextual change": "New surroundings, the same subject. The less of the layout is taken over, the freer the "
+    "place.",
     "face attribute": "An expression or something worn. The prompt gains a word, and everything else stays.",
     "colour change": "Another colour or material of the same shape. The layout is held for long.",
     "global editing": "The style of the whole picture, such as an oil painting. Every pixel may change.",
-    "viewpoint alteration": "The same subject seen from another side. The target lays itself out and takes the source's look.",
+    "viewpoint alteration": "The same subject seen from another side. The target lays itself out and takes the "
+    "source's look.",
     "pose modification": "The same subject in another pose. The target lays itself out and takes the source's look.",
     "cat to dog": "One word becomes another along a direction in the text, and the source's words hold the layout.",
     "dog to cat": "One word becomes another along a direction in the text, and the source's words hold the layout.",
@@ -52,12 +56,14 @@ class Preset:
 
 
 def in_menagerie(pipe: Any) -> bool:
-    """Whether a pipeline, or a `Backbone` over it, knows the bundled world: the bundled model, or another trained on it."""
+    """Whether a pipeline, or a `Backbone` over it, knows the bundled world: the bundled model,
+    or another trained on it."""
     return settings_of(pipe).profile == menagerie.NAME
 
 
 def presets_for(pipe: Any) -> dict[str, Preset]:
-    """The presets that suit a model, by name: those that the bundled model was measured with, or those for photographs."""
+    """The presets that suit a model, by name: those that the bundled model was measured with,
+    or those for photographs."""
     if in_menagerie(pipe):
         return {
             name: Preset(name, WHEN[name], _constant(SCENES[name]), frozenset(map(str, FACTORS[task.factor])))

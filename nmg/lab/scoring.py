@@ -1,4 +1,5 @@
-"""How good an edit of a scene is: against the picture of its exact counterfactual, and as the factor classifier reads it."""
+"""How good an edit of a scene is: against the picture of its exact counterfactual,
+and as the factor classifier reads it."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ def score(
         factor: what the edit was to change.
 
     Returns:
-        psnr (dB), mse and ssim to the counterfactual; psnr_inside and psnr_outside of the pixels that it changes; success, 1
-        if the factor reads as the target's; kept, the share of the other factors that read as the source's.
+        psnr (dB), mse and ssim to the counterfactual; psnr_inside and psnr_outside of the pixels that it changes;
+        success, 1 if the factor reads as the target's; kept, the share of the other factors that read as the source's.
     """
     size = edited.shape[-1]
     truth = pixels([target], size)

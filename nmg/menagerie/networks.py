@@ -45,8 +45,8 @@ def learned_merges(words: Sequence[str]) -> list[tuple[str, str]]:
 def write_tokenizer(folder: Path) -> None:
     """Write a CLIP tokenizer (vocab.json, merges.txt) in which every caption word is one token.
 
-    Any other word still tokenizes, into its letters. A tokenizer that the folder has already stays: the text encoder knows
-    its words by their numbers there.
+    Any other word still tokenizes, into its letters. A tokenizer that the folder has already stays: the text encoder
+    knows its words by their numbers there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
@@ -100,7 +100,8 @@ def build_text_encoder(tokenizer) -> nn.Module:
 
 
 def restore_text_layout(path: Path) -> None:
-    """Rename a saved text encoder's tensors to the layout with `text_model.`, which every transformers release reads."""
+    """Rename a saved text encoder's tensors to the layout with `text_model.`,
+    which every transformers release reads."""
     tensors = load_file(path)
     renamed = {key if key.startswith("text_model.") else f"text_model.{key}": tensor for key, tensor in tensors.items()}
     save_file({k: t for k, t in renamed.items() if not k.endswith("position_ids")}, path, metadata={"format": "pt"})

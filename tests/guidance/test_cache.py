@@ -129,8 +129,8 @@ GUIDANCES = {
 
 @pytest.fixture(scope="module")
 def double(build, picture):
-    """Runs of two steps, by negative prompt, of a model in double precision: no threshold tells rounding errors that are so
-    small."""
+    """Runs of two steps, by negative prompt, of a model in double precision: no threshold tells rounding errors that
+    are so small."""
     pipe = build(size=8, levels=1)
     pipe.unet.double()
     backbone = Backbone(pipe)
@@ -171,7 +171,8 @@ def in_full(monkeypatch):
 @pytest.mark.parametrize("name", GUIDANCES)
 @pytest.mark.parametrize("editor", EDITORS.values(), ids=EDITORS)
 def test_an_edit_along_a_path_is_the_edit(double, paths, in_full, unchecked, editor, name):
-    """Whatever edits, along a path that was walked without it, and without the copies of the source that are left out."""
+    """Whatever edits, along a path that was walked without it,
+    and without the copies of the source that are left out."""
     negative = editor.negative(SOURCE)
     run, walked = double[negative], paths[name, negative]
     along = dataclasses.replace(run, trajectory=walked.run.trajectory)
@@ -300,7 +301,8 @@ def test_a_followed_step_takes_the_rows_that_targets_need(small, inverted, calls
 
 
 def test_pix2pix_zero_follows_with_its_own_gradients_alone(small, inverted, calls):
-    """The source is asked once in a step, for its looks and its noise, and once for null and text, which read the same."""
+    """The source is asked once in a step, for its looks and its noise, and once for null and text,
+    which read the same."""
     descent, _ = walk(prepare(small, inverted, [BLUE], SOURCE), GENTLE, Pix2PixZero(), SOURCE)
     assert rows_of(calls) == [[1, 2]] * 4 and rows_of(calls, gradient=True) == [[1, 2]] * 4
     calls.clear()

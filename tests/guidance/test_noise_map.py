@@ -501,13 +501,13 @@ def silent(tiny, monkeypatch):
 
 
 REFUSED = [
-    (NoiseMap(), {"inversion": EditFriendly()}, "NoiseMap steers by what a DDIM step leads to, and the noise maps of EditFriendly"),
+    (NoiseMap(), {"inversion": EditFriendly()}, "NoiseMap steers by .*, and the noise maps of EditFriendly"),
     (NullText(), {"inversion": EditFriendly()}, "NullText steers by what a DDIM step leads to"),
     (ProxNegativePrompt(pull="reconstruction"), {"inversion": EditFriendly()}, "ProxNegativePrompt steers by"),
     (Direct(), {"convention": "diffusers-0.18"}, "Direct brings the source row to the noise map .* one level above"),
     (NullText(), {"convention": "diffusers-0.18"}, "NullText brings the source row .* or use NoiseMap or CFG"),
     (ProxNegativePrompt(), {"convention": "diffusers-0.18"}, "ProxNegativePrompt brings the source row"),
-    (NegativePrompt(), {"negative": "blurry"}, "NegativePrompt takes the source prompt .* negative='blurry' would do nothing"),
+    (NegativePrompt(), {"negative": "blurry"}, "NegativePrompt takes .* negative='blurry' would do nothing"),
     (NegativePrompt(), {"negative": ""}, "NegativePrompt takes the source prompt .* leave it out"),
     (ProxNegativePrompt(), {"negative": "blurry"}, "ProxNegativePrompt takes the source prompt for the null prompt"),
     (Direct(10) + NoiseMap(), {"convention": "diffusers-0.18"}, "Direct brings the source row"),

@@ -337,7 +337,8 @@ def test_a_regularisation_that_can_not_be_used_is_refused(options, message, unch
 
 @pytest.fixture
 def calm(build, monkeypatch):
-    """A backbone whose network depends so weakly on the latent that the iteration converges; `asked` counts its calls."""
+    """A backbone whose network depends so weakly on the latent that the iteration converges;
+    `asked` counts its calls."""
     pipe = build()
     forward, asked = pipe.unet.forward, []
 

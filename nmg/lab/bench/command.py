@@ -43,8 +43,8 @@ or measure PIE-Bench's photographs, in the folder that its authors give out (map
 """
 EPILOG = """\
 Everything is kept in --out as it is measured: a run that was killed goes on where it stopped, and one with more tasks,
-scenes or methods measures only what is new. NMG's scale is chosen on validation scenes, by editor, before the test scenes
-are edited; --scales default, or a number, leaves that out.
+scenes or methods measures only what is new. NMG's scale is chosen on validation scenes, by editor, before the test
+scenes are edited; --scales default, or a number, leaves that out.
 """
 
 
@@ -82,12 +82,14 @@ def add(commands: Any) -> None:
         "--scales",
         type=_scales,
         metavar="S_N",
-        help="noise-map scale: a number, default (the model's default), or tune (default: tune where there is a validation split)",
+        help="noise-map scale: a number, default (the model's default), or tune "
+        "(default: tune where there is a validation split)",
     )
     p.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK['scenes']} scenes of {len(QUICK['tasks'])} tasks by {' and '.join(QUICK['methods'])}, without tuning",
+        help=f"{QUICK['scenes']} scenes of {len(QUICK['tasks'])} tasks by {' and '.join(QUICK['methods'])}, "
+        "without tuning",
     )
     p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
 

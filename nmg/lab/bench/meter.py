@@ -23,8 +23,8 @@ class Cost:
 
     Attributes:
         seconds: of wall time, the device's queue emptied at both ends.
-        peak_mib: MiB allocated at most on a CUDA device, resident at most of the process on Linux's CPU, model included; None
-            where that can't be known.
+        peak_mib: MiB allocated at most on a CUDA device, resident at most of the process on Linux's CPU, model
+            included; None where that can't be known.
     """
 
     seconds: float = 0.0

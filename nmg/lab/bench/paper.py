@@ -259,8 +259,8 @@ class Paper:
             f"{name} {factor * row['mse']:.3g} and {row['ssim']:g}" for name, row in published.RECONSTRUCTION.items()
         )
         note = (
-            "The source row's picture against the autoencoder's own picture of the source. Published, on 100 COCO pictures "
-            f"by Stable Diffusion 1.4 ({published.CHO}): MSE ×10³ and SSIM of {listed}."
+            "The source row's picture against the autoencoder's own picture of the source. Published, on 100 COCO "
+            f"pictures by Stable Diffusion 1.4 ({published.CHO}): MSE ×10³ and SSIM of {listed}."
         )
         columns = ("reconstruction_mse", "reconstruction_ssim", "reconstruction_psnr", "reconstruction_lpips")
         return self._tables("reconstruction", "Reconstruction", found, columns, [note])
@@ -302,8 +302,8 @@ class Paper:
         runs = [self._run(["DDIM", "NMG"], split="validation", scales=value) for value in values]
         found = self._fitted({record.key: record for run in runs for record in run}.values())
         note = (
-            f"On the validation split. The noise-map scale s_N acts as its product with s_g = {NoiseMap.gradient_scale:g}; "
-            "at 0 every step begins with one along the null prompt."
+            "On the validation split. The noise-map scale s_N acts as its product with s_g = "
+            f"{NoiseMap.gradient_scale:g}; at 0 every step begins with one along the null prompt."
         )
         columns = ("reconstruction_psnr", "psnr", "success", "kept", "clip")
         written = self._tables("sweep", "The noise-map scale", found, columns, [note])
@@ -325,8 +325,8 @@ class Paper:
         """Seconds of an edit without its inversion, their ratio to null-text inversion's, and peak memory."""
         asked = "; ".join(f"{tables.EDITORS.get(name, name)} {gb:g} GB" for name, gb in published.NOTEBOOK_GB.items())
         note = (
-            f"Published ({published.CHO}): NMG is about {published.SPEED_UP:g} times faster than null-text inversion; its "
-            f"notebooks ask for {asked} of GPU memory. The published time of null-text inversion is about "
+            f"Published ({published.CHO}): NMG is about {published.SPEED_UP:g} times faster than null-text inversion; "
+            f"its notebooks ask for {asked} of GPU memory. The published time of null-text inversion is about "
             f"{published.NULL_TEXT_SECONDS:g} s a picture on an RTX 3090; it need not be of the same measurement."
         )
         return self._tables("runtime", "Run time", self._run(self.methods), tables.TIME, [note])

@@ -5,14 +5,14 @@ Pictures, prompts, masks, metrics and the editors' settings are those of the pub
 
 - Prompt-to-Prompt and MasaCtrl were run on timesteps 0, 20, …, 980; here they take the model's own, which for Stable
   Diffusion 1.4 are one higher.
-- pix2pix-zero was run with a caption by BLIP where the source prompt stands here, as the negative prompt and as what the
-  direction from the source to the target prompt is added to; with an inverse scheduler of its own, whose noise levels lie
-  one timestep below the sampler's; and, for Direct, with the source's offset added to the target too, which `Direct` leaves
-  alone.
-- Proximal negative-prompt inversion was run as `ProxNegativePrompt(quantile=0.75, threshold="soft", pooled=True)`, by its
-  authors' code; "ProxNPI" in `METHODS` has the paper's settings. A `Method` of one's own can be given to `run`.
-- A blend word is looked up as published, but all its occurrences are taken, with punctuation or another case too, once the
-  prompt holds it as it stands.
+- pix2pix-zero was run with a caption by BLIP where the source prompt stands here, as the negative prompt and as what
+  the direction from the source to the target prompt is added to; with an inverse scheduler of its own, whose noise
+  levels lie one timestep below the sampler's; and, for Direct, with the source's offset added to the target too, which
+  `Direct` leaves alone.
+- Proximal negative-prompt inversion was run as `ProxNegativePrompt(quantile=0.75, threshold="soft", pooled=True)`, by
+  its authors' code; "ProxNPI" in `METHODS` has the paper's settings. A `Method` of one's own can be given to `run`.
+- A blend word is looked up as published, but all its occurrences are taken, with punctuation or another case too, once
+  the prompt holds it as it stands.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Entry:
         path: of the picture, below `annotation_images`.
         source, target: the prompts.
         kind: number of the kind of edit, 0…9.
-        words: what the edit is about, a word for the source prompt and one for the target prompt, or none; either may be
-            absent from its prompt.
+        words: what the edit is about, a word for the source prompt and one for the target prompt, or none; either may
+            be absent from its prompt.
         runs: start and length, by turns, of the mask's runs over the pixels row by row.
     """
 
@@ -94,7 +94,8 @@ class Entry:
 
     @property
     def held(self) -> tuple[tuple[str, ...], ...]:
-        """For each prompt the word that it holds, between spaces and letter by letter, or none; empty without `words`."""
+        """For each prompt the word that it holds, between spaces and letter by letter, or none;
+        empty without `words`."""
         prompts = (self.source.split(" "), self.target.split(" "))
         return tuple((word,) if word in prompt else () for word, prompt in zip(self.words, prompts, strict=False))
 
@@ -130,8 +131,8 @@ def decode(
 def prompt_to_prompt(entry: Entry) -> PromptToPrompt:
     """As published: refinement for all prompts; where the edit is about a word, blended by it, and twice its attention.
 
-    A word that its prompt doesn't hold marks no place, and where neither prompt holds its word the target becomes the source,
-    as in the published runs.
+    A word that its prompt doesn't hold marks no place, and where neither prompt holds its word the target becomes the
+    source, as in the published runs.
     """
     options: dict[str, Any] = {}
     if entry.words:
@@ -154,10 +155,11 @@ UNPROMPTED = ("MasaCtrl",)
 
 def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dict[str, Callable[[], Tensor]]:
     """The published protocol: distances of both pictures black inside the mask, taken over the whole picture; CLIP's
-    similarity to the target prompt, of the whole and of the picture black outside the mask; structure distance of the whole.
+    similarity to the target prompt, of the whole and of the picture black outside the mask;
+    structure distance of the whole.
 
-    The networks run on the CPU, so that an edit's peak of GPU memory is its own; what an edit on the CPU takes at most holds
-    them.
+    The networks run on the CPU, so that an edit's peak of GPU memory is its own; what an edit on the CPU takes at most
+    holds them.
 
     Args:
         edited, source: pictures [1, 3, height, width] in 0…1.
@@ -204,8 +206,8 @@ class PieBench(Suite):
     def __post_init__(self) -> None:
         if not (self.folder / MAPPING).is_file() or not (self.folder / PICTURES).is_dir():
             raise FileNotFoundError(
-                f"{self.folder} is no PIE-Bench; give the folder that holds {MAPPING} and {PICTURES}, which its authors "
-                "give out at github.com/cure-lab/PnPInversion"
+                f"{self.folder} is no PIE-Bench; give the folder that holds {MAPPING} and {PICTURES}, which its "
+                "authors give out at github.com/cure-lab/PnPInversion"
             )
         if not self.entries:
             raise ValueError(f"{self.folder / MAPPING} names no picture")

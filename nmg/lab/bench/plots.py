@@ -256,8 +256,8 @@ def sheet(
     metric: str = "psnr",
     truths: Mapping[Item, Image.Image] | None = None,
 ) -> Figure | None:
-    """The edits of a few items, a row per method; None if no picture was kept. Items that every method has a picture of come
-    first, and a cell without one says so.
+    """The edits of a few items, a row per method; None if no picture was kept. Items that every method has a picture of
+    come first, and a cell without one says so.
 
     Args:
         folder: what the records' pictures are relative to.

@@ -54,7 +54,8 @@ def joined(cpu: bool) -> Processes:
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes != started:
         raise RuntimeError(
-            f"torchrun started {started} processes and {state.num_processes} joined; without a GPU each, give --device cpu"
+            f"torchrun started {started} processes and {state.num_processes} joined; without a GPU each, give --device "
+            "cpu"
         )
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
 

@@ -12,7 +12,10 @@ JU = "Ju et al. 2024, arXiv 2310.01506, table 1"
 CHO = "Cho et al. 2024, arXiv 2402.04625"
 
 TIMESTEPS = "The published runs stand on timesteps 0, 20, …, 980, those measured here on the model's own"
-CAPTION = "The published runs have a caption by BLIP where the source prompt stands here, and an inverse scheduler of their own"
+CAPTION = (
+    "The published runs have a caption by BLIP where the source prompt stands here, "
+    "and an inverse scheduler of their own"
+)
 OFFSET = "Direct adds the source's offset to the target there, and leaves the target alone here"
 
 UNITS = {

@@ -53,8 +53,8 @@ class Record:
         key, suite, split, task, item, method, scale: see `Item`.
         editor: name of the editor's class.
         steps: of the inversion and of the edit.
-        settings: guidance, inversion and editor as `nmg.serialize.packed` gives them, and the inversion's convention and
-            offset; empty for "identity" and "ceiling".
+        settings: guidance, inversion and editor as `nmg.serialize.packed` gives them, and the inversion's convention
+            and offset; empty for "identity" and "ceiling".
         source, target: the prompts.
         metrics: values by name.
         missing: why a metric has no value, by its name; see `value`.

@@ -37,7 +37,8 @@ SCALES = "scales.json"
 Scales = Mapping[str, Mapping[str, float]]
 """Noise-map scales by method and editor."""
 REFUSAL, FAILURE = ValueError, FloatingPointError
-"""How the package refuses a combination, and how it stops at values that are not finite; both come again in every run."""
+"""How the package refuses a combination, and how it stops at values that are not finite;
+both come again in every run."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def run(
 ) -> list[Record]:
     """Measure methods on a suite's tasks, beside the suite's references ("identity", and Menagerie's "ceiling").
 
-    What the folder already holds is not measured again. Under torchrun the processes share the work, and each returns all.
+    What the folder already holds is not measured again. Under torchrun the processes share the work,
+    and each returns all.
 
     Args:
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
@@ -181,8 +183,8 @@ def _scale(method: Method, editor: str, scales: Scales | float | None, suite: Su
     if isinstance(scales, Mapping):
         if editor not in scales.get(method.name, {}):
             raise ValueError(
-                f"no noise-map scale was chosen for {method.name} with {editor}; choose it with `tune`, or give one number "
-                "for all"
+                f"no noise-map scale was chosen for {method.name} with {editor}; choose it with `tune`, or give one "
+                "number for all"
             )
         return scales[method.name][editor]
     return float(suite.noise_map_scale if scales is None else scales)

@@ -64,8 +64,8 @@ def bootstrap(
 ) -> Estimate:
     """Mean and percentile bootstrap interval: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
-    Values of one cluster are drawn together, since they are not independent: Davison & Hinkley 1997, "Bootstrap Methods and
-    their Application", section 3.8.
+    Values of one cluster are drawn together, since they are not independent: Davison & Hinkley 1997, "Bootstrap Methods
+    and their Application", section 3.8.
 
     An end is the smallest resampled mean that at least the wanted share of the resamples does not exceed, so that
     infinite values (the PSNR of equal pictures) need no interpolation.
@@ -303,18 +303,18 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 LEGEND = """\
 A cell is the mean over the items, [its 95 % percentile bootstrap interval, 2000 resamples]. Resampled are scenes, or
-pictures: the tasks of an editor share them, so that a scene's items of all tasks are drawn together. Such intervals are too
-narrow where scenes are few; a single one has none, and that of a share that is 0 or 1 on every item has no width, which does
-not make it certain. ∞ (exact): the pictures are equal on every item, to the last bit. Bold: the best mean among the methods
-with a guidance and a result on every item, whether or not it differs from the next. *identity* returns the source;
-*ceiling* is the autoencoder's picture of the truth."""
+pictures: the tasks of an editor share them, so that a scene's items of all tasks are drawn together. Such intervals are
+too narrow where scenes are few; a single one has none, and that of a share that is 0 or 1 on every item has no width,
+which does not make it certain. ∞ (exact): the pictures are equal on every item, to the last bit. Bold: the best mean
+among the methods with a guidance and a result on every item, whether or not it differs from the next. *identity*
+returns the source; *ceiling* is the autoencoder's picture of the truth."""
 COMPARED = (
-    f"Paired differences to {BASELINE}; * where the interval excludes 0, without a correction for the number of comparisons: "
-    "of twenty true zeros one is marked on average, and more where scenes are few."
+    f"Paired differences to {BASELINE}; * where the interval excludes 0, without a correction for the number of "
+    "comparisons: of twenty true zeros one is marked on average, and more where scenes are few."
 )
 NEGATIVE = (
-    "pix2pix-zero takes the source prompt as its negative prompt, so that plain DDIM is negative-prompt inversion here: "
-    "this row and NPI are the same edit"
+    "pix2pix-zero takes the source prompt as its negative prompt, so that plain DDIM is negative-prompt inversion "
+    "here: this row and NPI are the same edit"
 )
 EXPLAINED = {
     "psnr": "PSNR, SSIM and MSE are to the true counterfactual; outside: over the pixels that it leaves as they are.",
@@ -428,8 +428,8 @@ def _cell(group: Group, label: str, column: Column, bold: bool, notes: Notes) ->
         others = [value for value in group.values(label, column.metric).values() if math.isfinite(value)]
         rest = _number(float(np.mean(others)) * column.factor, column.digits)
         text += " " + notes.mark(
-            f"{heading} of {label}: {estimate.exact} of {estimate.n} items are exact, which makes the mean infinite; that of "
-            f"the others is {rest}"
+            f"{heading} of {label}: {estimate.exact} of {estimate.n} items are exact, which makes the mean infinite; "
+            f"that of the others is {rest}"
         )
     if reasons:
         text += " " + notes.mark(f"{heading} without {without} of {len(group.rows[label])} items: {'; '.join(reasons)}")

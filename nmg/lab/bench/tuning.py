@@ -16,8 +16,8 @@ from nmg.lab.bench.methods import Method
 from nmg.lab.bench.records import Record
 
 CRITERION = (
-    "of the scales whose mean PSNR to the truth is within one standard error of the best, by pairs of edits, the one of the "
-    "highest mean reconstruction PSNR; of equal ones the smaller"
+    "of the scales whose mean PSNR to the truth is within one standard error of the best, by pairs of edits, the one "
+    "of the highest mean reconstruction PSNR; of equal ones the smaller"
 )
 
 Tried = Mapping[float, Sequence[Record]]

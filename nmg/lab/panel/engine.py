@@ -34,8 +34,8 @@ KNOWN = "from the history"
 MOST_TRAJECTORIES = 4
 MOST_TRIED = 24
 SMALL_NETWORK = 50_000_000
-"""Parameters below which torch works with one thread on a CPU: in a thread beside the main one, several of its own take twice
-as long for the bundled model."""
+"""Parameters below which torch works with one thread on a CPU: in a thread beside the main one, several of its own take
+twice as long for the bundled model."""
 
 Look = tuple[str, Float[Tensor, "height width"]]
 """A token, and where it looks."""
@@ -96,7 +96,8 @@ Tell = Callable[[Doing], object]
 
 @dataclass
 class _Inverted:
-    """A trajectory with the source's path as the last edit left it, and where the source's words look along that path."""
+    """A trajectory with the source's path as the last edit left it,
+    and where the source's words look along that path."""
 
     trajectory: Trajectory
     looks: tuple[Look, ...] = ()
@@ -106,8 +107,8 @@ class Engine:
     """Edits one picture with changing settings.
 
     The inversion is made anew when the source prompt or the number of steps changes, the source path when its guidance
-    changes, and otherwise the target alone. What was made with the same settings before is remembered: after a change of the
-    pipeline itself, by a LoRA say, make another engine.
+    changes, and otherwise the target alone. What was made with the same settings before is remembered: after a change
+    of the pipeline itself, by a LoRA say, make another engine.
 
     Engines and cells may use one pipeline at the same time: they take turns at its network calls.
 

@@ -23,7 +23,8 @@ from nmg.request import Recipe
 def code(settings: Settings, engine: Engine, origin: Origin) -> str:
     """The exact call of `nmg.edit` that makes the picture of some settings, as Python.
 
-    It uses `pipe`, the loaded pipeline, and `image` where the picture is only in memory. `result.pictures` holds the edit.
+    It uses `pipe`, the loaded pipeline, and `image` where the picture is only in memory.
+    `result.pictures` holds the edit.
 
     Raises:
         ValueError: for a setting that no code can write down, such as a mask in memory.
@@ -62,7 +63,8 @@ def _picture(origin: Origin) -> str:
 
 
 def written(value: Any) -> str:
-    """A value of a setting as Python: a method with the settings that the panel turns and those that are not its defaults.
+    """A value of a setting as Python: a method with the settings that the panel turns and those that are not its
+    defaults.
 
     Raises:
         ValueError: for a value that no code can write down.
@@ -84,7 +86,8 @@ def written(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     raise ValueError(
-        f"a {type(value).__name__} can't be written as code; give a file's path or plain values for it, and the settings can"
+        f"a {type(value).__name__} can't be written as code; give a file's path or plain values for it, and the "
+        "settings can"
     )
 
 
@@ -128,8 +131,8 @@ def recipe(tried: Tried, engine: Engine, image: str) -> Recipe:
 def save(tried: Tried, engine: Engine, origin: Origin, path: str | os.PathLike) -> list[Path]:
     """Write a picture as PNG with its recipe, which `nmg replay` makes it again from.
 
-    Nothing is overwritten: where the file exists, the next free number is added to its name. A source picture that is only
-    in memory is written beside it, as NAME-source.png.
+    Nothing is overwritten: where the file exists, the next free number is added to its name. A source picture that is
+    only in memory is written beside it, as NAME-source.png.
 
     Returns:
         The picture's path, and the source's where it was written.

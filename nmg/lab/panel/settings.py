@@ -46,10 +46,12 @@ class Settings:
     A control that belongs to another guidance or editor than the named ones keeps its value and does nothing.
 
     Attributes:
-        source, target: the prompts; without a target the reconstruction alone is made, or what the editor does without one.
+        source, target: the prompts; without a target the reconstruction alone is made,
+            or what the editor does without one.
         steps: T of the inversion, and so of the edit.
         negative: prompt of the null half; None for the editor's habit.
-        guidance, editor: their names, as on the command line; or of the class, for one that the command line does not offer.
+        guidance, editor: their names, as on the command line; or of the class,
+            for one that the command line does not offer.
         noise_map_scale, gradient_scale, text_scale: s_N, s_g and s_T.
         cross_replace, self_replace, weights: of `PromptToPrompt`.
         blend: words of its `LocalBlend`: the source's, then the target's; empty for none.

@@ -92,8 +92,8 @@ def panel(
 ) -> Panel:
     """Open the panel over a picture; as the last line of a cell it is shown.
 
-    Every control is also an argument of `nmg.edit`: "copy as code" writes the call. Cells and panels may use one pipeline
-    at the same time: they take turns at its network calls.
+    Every control is also an argument of `nmg.edit`: "copy as code" writes the call. Cells and panels may use one
+    pipeline at the same time: they take turns at its network calls.
 
     Args:
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
@@ -112,8 +112,8 @@ def panel(
         start: whether to make the first picture at once.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: for a picture or size that can't be used. What is wrong with the settings
-            is said in the panel.
+        TypeError, ValueError, FileNotFoundError: for a picture or size that can't be used. What is wrong with the
+            settings is said in the panel.
     """
 
     if isinstance(image, Example):
@@ -146,7 +146,8 @@ class Control:
         name: of the setting.
         widget: has a `value`.
         read: the widget's value to the setting's.
-        shown: the setting's value to the widget's; None for one that the widget can't show, which stays until it is turned.
+        shown: the setting's value to the widget's; None for one that the widget can't show,
+            which stays until it is turned.
     """
 
     name: str
@@ -285,7 +286,8 @@ class Panel(w.VBox):
         return self.controller.error
 
     def set(self, **changes: Any) -> None:
-        """Change settings, as the controls do; see `Settings` for their names. `guidance` and `editor` may be methods."""
+        """Change settings, as the controls do; see `Settings` for their names.
+        `guidance` and `editor` may be methods."""
         self.controller.set(**changes)
         self._show_settings()
 

@@ -583,5 +583,7 @@ def test_a_model_card_s_edits_say_what_they_have_no_number_for():
 
 
 def test_the_package_names_what_it_has_and_draws_only_when_asked():
-    script = "import sys, nmg.lab.bench as b; assert 'matplotlib' not in sys.modules; print([getattr(b, n) for n in b.__all__])"
+    script = (
+        "import sys, nmg.lab.bench as b; assert 'matplotlib' not in sys.modules; [getattr(b, n) for n in b.__all__]"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
