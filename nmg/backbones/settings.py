@@ -21,6 +21,10 @@ class ModelSettings:
         name: that the model is loaded by, if it has one besides its folder's.
         profile: of examples, presets and captions: "photographs", or the world that it was trained on.
         noise_map_scale, gradient_scale, text_scale: of noise map guidance; the paper's where they are None.
+        word_maps: share of the latent's side at which words' attention maps are read
+            (Stable Diffusion: 16×16 of 64×64).
+        layout: share of the latent's side up to which self-attention holds the layout
+            (Stable Diffusion: 32×32 of 64×64).
         sentences: templates of which edit directions are made, with `{}` for the phrase; if empty,
             those for photographs.
         colours: words of a phrase that stand for what the templates say before it.
@@ -31,6 +35,8 @@ class ModelSettings:
     noise_map_scale: float | None = None
     gradient_scale: float | None = None
     text_scale: float | None = None
+    word_maps: float = 0.25
+    layout: float = 0.5
     sentences: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
 

@@ -196,12 +196,16 @@ class Backbone:
                 found.add(math.prod(-(-side // 2**halvings) for side in latent_size))
         return found
 
-    def quarter_size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the cross-attention maps nearest to a quarter of the latent's (16×16 at 512×512
-        pixels)."""
-        quarter = math.prod(latent_size) / 16
+    def word_map_size(self, latent_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the cross-attention maps at which words are read: those nearest to the model's share of
+        the latent (Stable Diffusion: a quarter of its side, 16×16 at 512×512 pixels)."""
+        wanted = math.prod(latent_size) * self.settings.word_maps**2
         sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
-        return min(sizes, key=lambda size: abs(math.log(math.prod(size) / quarter)))
+        return min(sizes, key=lambda size: abs(math.log(math.prod(size) / wanted)))
+
+    def layout_positions(self, latent_size: tuple[int, int]) -> int:
+        """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
+        return round(math.prod(latent_size) * self.settings.layout**2)
 
     def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
         """Predicted noise, in fp32, at the step's timestep; `attend` hooks the attention of this one call.

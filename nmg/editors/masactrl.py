@@ -106,7 +106,7 @@ class MasaCtrl(Editor):
             first_layer=self.first_layer(run.backbone),
             masks=None if given is None else given.to(run.text.device),
             marked=self.marked(run.backbone, run.prompts),
-            watched=run.backbone.quarter_size(run.latent_size),
+            watched=run.backbone.word_map_size(run.latent_size),
         )
 
     def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:

@@ -67,7 +67,7 @@ class PromptToPrompt(Editor):
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
         local_blend: restrict the edit to the places of words.
         word_map: "aligned", or "authors" for the replacement map of the published code.
-        self_positions: self-attention of at most so many positions is taken over; a quarter of the latent's if not
+        self_positions: self-attention of at most so many positions is taken over; the model's own if not
             given, which is the paper's 32×32 at 512×512.
 
     Raises:
@@ -203,7 +203,7 @@ class _Running(Editor):
         active = self.active[step.index]
         first, last = _window(self.config.self_replace, len(run.steps))
         replaces_self = first <= step.index < last
-        largest = self.config.self_positions or math.prod(run.latent_size) // 4
+        largest = self.config.self_positions or run.backbone.layout_positions(run.latent_size)
         replaces_words = bool(active.any())
         if not (replaces_self or replaces_words or self.blending):
             return None
@@ -279,7 +279,7 @@ class _Blending:
             config,
             _marked(config.words, tokens)[:, :width].to(device),
             None if config.subtract is None else _marked(config.subtract, tokens)[:, :width].to(device),
-            run.backbone.quarter_size(run.latent_size),
+            run.backbone.word_map_size(run.latent_size),
             int(config.start * len(run.steps)),
         )
 

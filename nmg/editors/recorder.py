@@ -101,7 +101,7 @@ class _Running(Editor):
         return rows.most("text", self.editor.copies(run, step))
 
     def attend(self, run: Run, step: Step) -> Attend:
-        inner, size = self.editor.attend(run, step), run.backbone.quarter_size(run.latent_size)
+        inner, size = self.editor.attend(run, step), run.backbone.word_map_size(run.latent_size)
         layers: list[Tensor] = []
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:

@@ -356,4 +356,4 @@ def test_the_blend_looks_at_a_quarter_of_the_latents_size(sd_shaped, size, expec
     backbone = Backbone(sd_shaped)
     down = steps(backbone.scheduler, 2)
     trajectory = Trajectory(torch.zeros(3, 4, *size), (1.0, 0.5, 0.1), down, SOURCE, backbone.name)
-    assert backbone.quarter_size(trajectory.latent_size) == expected
+    assert backbone.word_map_size(trajectory.latent_size) == expected

@@ -97,7 +97,7 @@ def test_latents_that_are_not_square_can_be_watched(backbone, size, quarter):
     latents = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0))
     watching = Watching(PromptToPrompt())
     list(denoise(prepare(backbone, rise(backbone, latents, SOURCE, 2), [BLUE]), CFG(), watching))
-    assert watching.looks("cat", 1).shape == backbone.quarter_size(size) == quarter
+    assert watching.looks("cat", 1).shape == backbone.word_map_size(size) == quarter
 
 
 def test_every_kind_of_model_can_be_watched(any_model, picture):
