@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from nmg.backbones import Backbone, ModelSettings, settings_of
+from nmg.editors.directions import sentences
+from nmg.menagerie import captions, model
+from nmg.pipelines import load
+
+
+def test_the_bundled_models_file_is_what_its_world_says():
+    held = json.loads((model.FOLDER / "nmg.json").read_text())
+    scales = ModelSettings.read("menagerie").scales
+    assert held == json.loads(json.dumps(model.settings(**scales))) and len(scales) == 3
+
+
+def test_the_bundled_model_has_the_same_settings_by_name_by_folder_and_wrapped():
+    pipe = load("menagerie")
+    assert settings_of(pipe) == ModelSettings.read("menagerie") == ModelSettings.read(str(model.FOLDER))
+    assert settings_of(Backbone(pipe)) == Backbone(pipe).settings == settings_of(pipe)
+
+
+@pytest.mark.parametrize("phrase", ["cat", "an orange cat", "blue dog", "a smiling dog", "the fox", "Two cats", "gray"])
+def test_its_sentences_are_its_worlds_captions(phrase):
+    assert sentences(phrase, Backbone(load("menagerie"))) == captions.about(phrase)
+
+
+def test_another_model_has_the_papers_settings(sd_shaped, build):
+    assert settings_of(sd_shaped) == settings_of(build()) == ModelSettings() and ModelSettings().scales == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"telepathy": 1}'])
+def test_a_file_that_says_what_is_unknown_is_refused(tmp_path, text):
+    (tmp_path / "nmg.json").write_text(text)
+    with pytest.raises(ValueError, match=r"the model's settings in .*nmg\.json' can't be read"):
+        ModelSettings.read(str(tmp_path))
