@@ -27,7 +27,7 @@ from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.lab import metrics
 from nmg.lab.bench.records import Record, read
-from nmg.lab.profile import SCALES, noise_map
+from nmg.lab.profile import MENAGERIE
 from nmg.lab.scoring import accuracy, pixels
 from nmg.menagerie.captions import caption
 from nmg.menagerie.model import FOLDER, load_classifier
@@ -145,13 +145,13 @@ def summary(rows: Sequence[Record]) -> dict[str, Any]:
 
 def bundled_guidances() -> dict[str, CFG]:
     """Plain DDIM and NMG at the bundled model's text scale, plain DDIM at 1 and at 7.5."""
-    scale = SCALES["text_scale"]
+    scale = MENAGERIE.scales["text_scale"]
     return {
         "DDIM, scale 1": CFG(1.0),
         f"DDIM, scale {scale:g}": CFG(scale),
         "DDIM, scale 7.5": CFG(7.5),
-        "NMG": noise_map(),
-        "NMG, scale 7.5": noise_map(7.5),
+        "NMG": MENAGERIE.guidance(),
+        "NMG, scale 7.5": MENAGERIE.guidance(text_scale=7.5),
     }
 
 
@@ -165,9 +165,9 @@ def evaluate(pipe: Any, folder: Path, edited: dict[str, Any], scenes: int = 32, 
     """
     backbone, classifier, guidances = Backbone(pipe), load_classifier(folder), bundled_guidances()
     return {
-        "scales": SCALES,
+        "scales": MENAGERIE.scales,
         "autoencoder": autoencoder(backbone, classifier, 16 * scenes),
-        "generation": generation(pipe, classifier, captions, SCALES["text_scale"]),
+        "generation": generation(pipe, classifier, captions, MENAGERIE.scales["text_scale"]),
         "reconstruction": reconstruction(backbone, scenes, guidances),
         "edits": edited,
     }

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from nmg.lab.profile import SCALES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import networks
 from nmg.menagerie.captions import caption
 from nmg.menagerie.model import settings
@@ -453,7 +453,7 @@ def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, c
         shutil.copy(path, out / "tokenizer" / path.name)
     networks.restore_text_layout(out / "text_encoder" / "model.safetensors")
     classifier.to("cpu").save(out / "classifier.safetensors")
-    (out / "nmg.json").write_text(json.dumps(settings(**SCALES), indent=2))
+    (out / "nmg.json").write_text(json.dumps(settings(**MENAGERIE.scales), indent=2))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import torch
 import nmg
 from nmg import images
 from nmg.lab import metrics
-from nmg.lab.profile import SCENES
+from nmg.lab.presets import SCENES
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import EXAMPLES
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ class ModelSettings:
         sentences: templates of which edit directions are made, with `{}` for the phrase; if empty,
             those for photographs.
         colours: words of a phrase that stand for what the templates say before it.
+        words: all that the model has ever read, if they are few; empty for a model that knows any prompt.
     """
 
     name: str = ""
@@ -39,12 +42,25 @@ class ModelSettings:
     layout: float = 0.5
     sentences: tuple[str, ...] = ()
     colours: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def scales(self) -> dict[str, float]:
         """The scales that the model has of its own, by name."""
         names = ("noise_map_scale", "gradient_scale", "text_scale")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def unknown_words(self, prompts: Iterable[str]) -> str | None:
+        """What to say about words of prompts that the model has never read; None if there are none."""
+        read = [word for prompt in prompts for word in re.findall(r"\w+", prompt.lower())]
+        unknown = list(dict.fromkeys(word for word in read if word not in self.words))
+        if not (self.words and unknown):
+            return None
+        known = ", ".join(word for word in self.words if word.isalpha())
+        return (
+            f"the model {self.name!r} does not know {', '.join(map(repr, unknown))} and will ignore or misread it; it "
+            f"knows {known}"
+        )
 
     @classmethod
     def read(cls, name: str) -> ModelSettings:

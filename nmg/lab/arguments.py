@@ -19,9 +19,11 @@ from nmg.inversion import CONVENTIONS, EditFriendly, FixedPoint
 from nmg.lab.bench import command as bench
 from nmg.lab.bench import paper
 from nmg.lab.methods import EDITORS, GUIDANCES, INVERSIONS
-from nmg.lab.profile import SCALES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.model import NAME
 from nmg.request import Recipe
+
+SCALES = MENAGERIE.scales
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STEPS = 50

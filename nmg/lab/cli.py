@@ -19,7 +19,7 @@ from nmg.lab.arguments import DTYPES, parser
 from nmg.lab.bench.command import run_bench
 from nmg.lab.bench.paper import run_paper
 from nmg.lab.methods import made
-from nmg.lab.profile import in_menagerie
+from nmg.lab.profile import profile_of
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import Scene, parse, parse_changes
@@ -226,7 +226,7 @@ def _model(arguments: argparse.Namespace) -> str | None:
 
 
 def _note_words(pipe: Any, prompts: list[str]) -> None:
-    if in_menagerie(pipe) and (warning := menagerie.check_words(prompts)):
+    if warning := profile_of(pipe).unknown_words(prompts):
         warnings.warn(warning, stacklevel=2)
 
 

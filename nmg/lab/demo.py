@@ -21,7 +21,8 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.lab import figures, metrics
-from nmg.lab.profile import SCALES, SCENES, noise_map
+from nmg.lab.presets import SCENES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.captions import prompt_pair
 from nmg.menagerie.model import NAME
 from nmg.menagerie.scene import Scene
@@ -55,9 +56,8 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     for sheet, editors in SHEETS.items():
         chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
-        title = (
-            f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {SCALES['text_scale']:g}"
-        )
+        scale = MENAGERIE.scales["text_scale"]
+        title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}"
         cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
         yield _saved(cells, own, names, title, " to the truth", folder / sheet)
 
@@ -94,7 +94,7 @@ def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Co
     rebuilt = backbone.decode(trajectory.maps[:1])
 
     edits: Column = [(original, None)]
-    for guidance in (CFG(SCALES["text_scale"]), noise_map()):
+    for guidance in (CFG(MENAGERIE.scales["text_scale"]), MENAGERIE.guidance()):
         options: dict[str, Any] = {"guidance": guidance, "editor": SCENES[name], "progress": False}
         picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
         edits.append((picture, _psnr(picture, images.to_tensor(truth))))
@@ -103,7 +103,7 @@ def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Co
         return edits, []
 
     rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
-    for guidance in (CFG(7.5), noise_map(7.5)):
+    for guidance in (CFG(7.5), MENAGERIE.guidance(text_scale=7.5)):
         picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
         rows.append((picture, _psnr(picture, rebuilt)))
     return edits, rows

@@ -1,158 +1,199 @@
-"""Settings that suit a model: scales of noise map guidance, and presets by kind of edit,
-with a line on when to use each."""
+"""Profiles: what suits a model. Photographs for Stable Diffusion, scenes for a model that knows the bundled world.
+
+A model's folder names its profile and may carry its own scales and words (`nmg.json`, see `nmg.backbones.settings`).
+"""
 
 from __future__ import annotations
 
-import difflib
-import itertools
-import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
-from nmg.backbones import ModelSettings, settings_of
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from PIL import Image
+
+from nmg import images
+from nmg.backbones import Backbone, ModelSettings, settings_of
+from nmg.editors import Editor, MasaCtrl, Pix2PixZero
 from nmg.guidance import NoiseMap
+from nmg.lab import blip
+from nmg.lab.presets import PHOTOGRAPHS, SCENES, WHEN, Example, Preset
 from nmg.menagerie import model as menagerie
-from nmg.menagerie.scene import FACTORS
-from nmg.menagerie.tasks import TASKS
-
-SCALES: dict[str, Any] = ModelSettings.read(menagerie.NAME).scales
-"""Scales of the bundled model, chosen on validation scenes (see its card);
-the paper's belong to Stable Diffusion 1.4."""
-WHEN = {
-    "object swap": "Another object in the same place. The source's attention is let go early, so that the new object "
-    "finds its own shape.",
-    "contextual change": "New surroundings, the same subject. The less of the layout is taken over, the freer the "
-    "place.",
-    "face attribute": "An expression or something worn. The prompt gains a word, and everything else stays.",
-    "colour change": "Another colour or material of the same shape. The layout is held for long.",
-    "global editing": "The style of the whole picture, such as an oil painting. Every pixel may change.",
-    "viewpoint alteration": "The same subject seen from another side. The target lays itself out and takes the "
-    "source's look.",
-    "pose modification": "The same subject in another pose. The target lays itself out and takes the source's look.",
-    "cat to dog": "One word becomes another along a direction in the text, and the source's words hold the layout.",
-    "dog to cat": "One word becomes another along a direction in the text, and the source's words hold the layout.",
-}
-"""When to use the preset of each of the paper's tasks."""
-SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "wearing"])
+from nmg.menagerie.captions import caption, prompt_pair
+from nmg.menagerie.scene import FACTORS, Scene
+from nmg.menagerie.tasks import EXAMPLES, TASKS
 
 
 @dataclass(frozen=True)
-class Preset:
-    """The editor that suits a kind of edit.
+class Profile:
+    """What suits a model: scales, presets, examples, words, and who describes its pictures.
 
-    Attributes:
-        name: of the kind of edit.
-        when: one line on when to use it.
-        build: makes the editor for a source and a target prompt.
-        words: that such an edit exchanges, where they are known.
+    Args:
+        settings: what the model's folder says.
     """
 
-    name: str
-    when: str
-    build: Callable[[str, str], Editor]
-    words: frozenset[str] = frozenset()
+    settings: ModelSettings = ModelSettings()
+    knows_scenes: ClassVar[bool] = False
+    """Whether the model's pictures are scenes of the bundled world, whose edits have an exact truth."""
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The scales of noise map guidance that are the model's own; the paper's hold for those left out."""
+        return self.settings.scales
+
+    def guidance(self, **scales: Any) -> NoiseMap:
+        """Noise map guidance with the scales that suit the model, or with others where they are given."""
+        return NoiseMap(**self.scales | scales)
+
+    def unknown_words(self, prompts: Iterable[str]) -> str | None:
+        """What to say about words that the model has never seen; None if it knows them all."""
+        return self.settings.unknown_words(prompts)
+
+    def presets(self) -> dict[str, Preset]:
+        """The editor that suits each kind of edit, by the kind's name."""
+        raise NotImplementedError
+
+    def examples(self, kind: type[Editor], folder: Path, pipe: Any = None, dog: Any = None) -> dict[str, Example]:
+        """An example of each of the paper's tasks of an editor, by the task's name.
+
+        Args:
+            kind: the editor's class.
+            folder: where the photographs lie.
+            pipe: draws a picture of a dog where none is given.
+            dog: a photograph of a dog, which pix2pix-zero makes a cat of.
+        """
+        raise NotImplementedError
+
+    def caption(self, backbone: Backbone, picture: Image.Image, model: str) -> str:
+        """What a picture shows, in words; `model` names the captioning model where one is needed."""
+        raise NotImplementedError
 
 
-def in_menagerie(pipe: Any) -> bool:
-    """Whether a pipeline, or a `Backbone` over it, knows the bundled world: the bundled model,
-    or another trained on it."""
-    return settings_of(pipe).profile == menagerie.NAME
+class Photographs(Profile):
+    """Photographs, with the papers' settings, described by BLIP."""
+
+    def presets(self) -> dict[str, Preset]:
+        return {name: Preset(name, WHEN[name], build) for name, build in PHOTOGRAPHS.items()}
+
+    def examples(self, kind: type[Editor], folder: Path, pipe: Any = None, dog: Any = None) -> dict[str, Example]:
+        if kind is MasaCtrl:
+            return _poses(folder)
+        return _kinds(folder, pipe, dog) if kind is Pix2PixZero else _words(folder)
+
+    def caption(self, backbone: Backbone, picture: Image.Image, model: str) -> str:
+        return blip.caption(picture, model, backbone.device)
 
 
-def presets_for(pipe: Any) -> dict[str, Preset]:
-    """The presets that suit a model, by name: those that the bundled model was measured with,
-    or those for photographs."""
-    if in_menagerie(pipe):
-        return {
-            name: Preset(name, WHEN[name], _constant(SCENES[name]), frozenset(map(str, FACTORS[task.factor])))
-            for name, task in TASKS.items()
-        }
-    return {name: Preset(name, WHEN[name], build) for name, build in PHOTOGRAPHS.items()}
+class Scenes(Profile):
+    """Scenes of the bundled world, with the settings that its model was measured with, read by its classifier."""
+
+    knows_scenes = True
+
+    def presets(self) -> dict[str, Preset]:
+        return {name: _preset(name, SCENES[name]) for name in TASKS}
+
+    def examples(self, kind: type[Editor], folder: Path, pipe: Any = None, dog: Any = None) -> dict[str, Example]:
+        if dog is not None:
+            raise ValueError("the bundled model edits drawn scenes; leave the photograph of a dog out")
+        found: dict[str, Example] = {}
+        for name, scene, change in EXAMPLES:
+            if isinstance(SCENES[name], kind):
+                found.setdefault(name, _drawn(name, scene, change))
+        return found
+
+    def caption(self, backbone: Backbone, picture: Image.Image, model: str) -> str:
+        pixels = 2 * images.to_tensor(images.fit(picture, *backbone.native_size)) - 1
+        factors: Any = menagerie.load_classifier().read(pixels)[0]
+        return caption(Scene(**factors).normalised())
 
 
-def _constant(editor: Editor) -> Callable[[str, str], Editor]:
-    return lambda source, target: editor
+PROFILES: dict[str, type[Profile]] = {"photographs": Photographs, menagerie.NAME: Scenes}
+"""The profiles by the name that a model's folder gives."""
+MENAGERIE = Scenes(ModelSettings.read(menagerie.NAME))
+"""The bundled model's profile."""
 
 
-def changed_words(source: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words or phrases of each prompt that the other does not have in that place; without leading small words."""
-    old, new = (re.findall(r"[\w'’-]+", prompt) for prompt in (source, target))
-    gone, come = [], []
-    for _, a, b, c, d in _changes(old, new):
-        gone.append(_phrase(old[a:b]))
-        come.append(_phrase(new[c:d]))
-    return tuple(filter(None, gone)), tuple(filter(None, come))
+def profile_of(pipe: Any) -> Profile:
+    """The profile of a loaded pipeline, or of a `Backbone` over it.
+
+    Raises:
+        ValueError: for a name in the model's folder that no profile has.
+    """
+    settings = pipe.settings if isinstance(pipe, Backbone) else settings_of(pipe)
+    if settings.profile not in PROFILES:
+        raise ValueError(f"the model's profile {settings.profile!r} is unknown; {', '.join(PROFILES)} work")
+    return PROFILES[settings.profile](settings)
 
 
-def _changes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    return [change for change in matcher.get_opcodes() if change[0] != "equal"]
+# ---------------------------------------------------------------- scenes
 
 
-def _phrase(words: list[str]) -> str:
-    return " ".join(itertools.dropwhile(SMALL_WORDS.__contains__, words))
+def _preset(name: str, editor: Editor) -> Preset:
+    return Preset(name, WHEN[name], lambda source, target: editor, frozenset(map(str, FACTORS[TASKS[name].factor])))
 
 
-# ---------------------------------------------------------------- photographs: as `nmg.lab.examples`, for any prompts
+def _drawn(name: str, scene: Scene, change: dict[str, Any]) -> Example:
+    """The example of a scene and the factors that its edit changes."""
+    source, target = prompt_pair(scene, **change)
+    named = (str(value) for factor, value in scene.factors.items() if factor != "glasses")
+    words = tuple(sorted((word for word in named if word in source), key=source.index))
+    return Example(scene.render(), source, target, SCENES[name], scene.edit(**change).render(), scene.kind, words)
 
 
-def _swapped(source: str, target: str) -> LocalBlend | None:
-    """A blend of the places of the words that change, if both prompts have some."""
-    gone, come = changed_words(source, target)
-    return LocalBlend((_one(gone), _one(come))) if gone and come else None
+# ---------------------------------------------------------------- photographs
 
 
-def _coloured(source: str, target: str) -> LocalBlend | None:
-    """A blend of the thing whose colour changes: of the word after the colour, in both prompts."""
-    old, new = (re.findall(r"[\w'’-]+", prompt) for prompt in (source, target))
-    after = [(old[b], new[d]) for _, _, b, _, d in _changes(old, new) if b < len(old) and d < len(new)]
-    return LocalBlend(after[0]) if after else _swapped(source, target)
+def _photograph(folder: Path, name: str) -> Image.Image:
+    return images.load(folder / f"{name}.png")
 
 
-def _stronger(factor: float, source: str, target: str) -> dict[str, float]:
-    """The words that come are given more weight."""
-    return dict.fromkeys(changed_words(source, target)[1], factor)
+def _words(folder: Path) -> dict[str, Example]:
+    """The examples of Prompt-to-Prompt."""
+    cat, cup, woman = (_photograph(folder, name) for name in ("chelsea", "coffee", "astronaut"))
+    lying, table, suit = (
+        "a photo of a {} lying on a blanket",
+        "a {} cup of coffee on a {} table",
+        "a photo of a woman{} in a space suit",
+    )
+    pairs = {
+        "object swap": (cat, lying.format("cat"), lying.format("tiger")),
+        "contextual change": (cup, table.format("red", "wooden"), table.format("red", "snowy")),
+        "face attribute": (woman, suit.format(""), suit.format(" with glasses")),
+        "colour change": (cup, table.format("red", "wooden"), table.format("blue", "wooden")),
+        "global editing": (cat, lying.format("cat"), f"{lying.format('cat')}, oil painting"),
+    }
+    return {name: Example(image, a, b, PHOTOGRAPHS[name](a, b)) for name, (image, a, b) in pairs.items()}
 
 
-def _direction(source: str, target: str) -> Pix2PixZero:
-    """From the word that goes to the one that comes; along the prompts' own difference if there are several."""
-    gone, come = changed_words(source, target)
-    return Pix2PixZero((gone[0], come[0]) if len(gone) == len(come) == 1 else None)
+def _poses(folder: Path) -> dict[str, Example]:
+    """The examples of MasaCtrl."""
+    woman, cat = _photograph(folder, "astronaut"), _photograph(folder, "chelsea")
+    suit, blanket = "a photo of a woman in a space suit, {} view", "a photo of a cat {} on a blanket"
+    views, poses = (
+        (suit.format("front"), suit.format("side")),
+        (blanket.format("lying"), blanket.format("sitting")),
+    )
+    return {
+        "viewpoint alteration": Example(woman, *views, MasaCtrl(), None, "woman", ("woman", "suit", "front")),
+        "pose modification": Example(cat, *poses, MasaCtrl(), None, "cat", ("cat", "lying", "blanket")),
+    }
 
 
-def _one(words: tuple[str, ...]) -> str | tuple[str, ...]:
-    return words[0] if len(words) == 1 else words
+def _kinds(folder: Path, pipe: Any, dog: Any) -> dict[str, Example]:
+    """The examples of pix2pix-zero."""
+    if dog is None:
+        dog = folder / "dog.png" if (folder / "dog.png").is_file() else _sampled(pipe, "a photo of a dog on the grass")
+    pictures = {("cat", "dog"): _photograph(folder, "chelsea"), ("dog", "cat"): dog}
+    prompts = {kind: f"a photo of a {kind}" for kind in ("cat", "dog")}
+    return {
+        f"{old} to {new}": Example(
+            picture, prompts[old], prompts[new], Pix2PixZero((old, new)), None, old, ("photo", old)
+        )
+        for (old, new), picture in pictures.items()
+    }
 
 
-PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
-    "object swap": lambda a, b: PromptToPrompt(self_replace=0.4, local_blend=_swapped(a, b)),
-    "contextual change": lambda a, b: PromptToPrompt(self_replace=0.5),
-    "face attribute": lambda a, b: PromptToPrompt(self_replace=0.5, weights=_stronger(2.0, a, b)),
-    "colour change": lambda a, b: PromptToPrompt(local_blend=_coloured(a, b)),
-    "global editing": lambda a, b: PromptToPrompt(weights=_stronger(3.0, a, b)),
-    "viewpoint alteration": lambda a, b: MasaCtrl(),
-    "pose modification": lambda a, b: MasaCtrl(),
-    "cat to dog": _direction,
-    "dog to cat": _direction,
-}
-"""The editor that suits each kind of edit of a photograph, from its source and target prompts; the papers' settings."""
+def _sampled(pipe: Any, prompt: str) -> Image.Image:
+    from nmg.pipelines import generate
 
-SCENES: dict[str, Editor] = {
-    "object swap": PromptToPrompt(cross_replace=0.3, self_replace=0.4),
-    "contextual change": PromptToPrompt(cross_replace=0.5, self_replace=0.3),
-    "face attribute": PromptToPrompt(cross_replace=0.6, self_replace=0.4),
-    "colour change": PromptToPrompt(cross_replace=1.0, self_replace=0.6),
-    "global editing": PromptToPrompt(cross_replace=0.8, self_replace=0.6),
-    "viewpoint alteration": MasaCtrl(start_step=0.4, start_layer=3),
-    "pose modification": MasaCtrl(start_step=0.4, start_layer=3),
-    "cat to dog": Pix2PixZero(("cat", "dog")),
-    "dog to cat": Pix2PixZero(("dog", "cat")),
-}
-"""The editor that suits each of the bundled world's tasks."""
-
-
-def noise_map(text_scale: float | None = None) -> NoiseMap:
-    """Noise map guidance with the scales that suit the bundled model."""
-    return NoiseMap(**SCALES | ({} if text_scale is None else {"text_scale": text_scale}))
+    return images.to_pil(generate(pipe, [prompt]))[0]

@@ -11,7 +11,7 @@ from nmg import pipelines
 from nmg.lab.arguments import parser
 from nmg.lab.cli import main
 from nmg.lab.methods import GUIDANCES, TABLES, Method, made
-from nmg.lab.profile import SCALES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import Scene, caption
 from nmg.request import Recipe
 
@@ -398,7 +398,7 @@ def test_saved_null_texts_are_used_again_and_an_edit_with_them_replays(here):
     files = ["--out", "t.safetensors", "--save-null-texts", "null.safetensors"]
     assert main(["invert", "scene:10000", "--steps", "2", *files]) == 0
     found = nmg.NullTexts.load("null.safetensors")
-    assert len(found.embeddings) == 2 and found.text_scale == SCALES["text_scale"]
+    assert len(found.embeddings) == 2 and found.text_scale == MENAGERIE.scales["text_scale"]
     edit = ["edit", "scene:10000", "--change", "colour=blue", "--steps", "2", "--guidance", "null-text"]
     assert main([*edit, "--null-texts", "null.safetensors", "--out", "known.png"]) == 0
     assert main([*edit, "--out", "searched.png"]) == 0
@@ -418,14 +418,14 @@ def test_every_guidance_edits_and_replays(here, guidance):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], nmg.NoiseMap(**SCALES)),
-        (["--text-scale", "2"], nmg.NoiseMap(**{**SCALES, "text_scale": 2.0})),
-        (["--guidance", "none"], nmg.CFG(SCALES["text_scale"])),
+        ([], nmg.NoiseMap(**MENAGERIE.scales)),
+        (["--text-scale", "2"], nmg.NoiseMap(**{**MENAGERIE.scales, "text_scale": 2.0})),
+        (["--guidance", "none"], nmg.CFG(MENAGERIE.scales["text_scale"])),
         (["--guidance", "none", "--text-scale", "2"], nmg.CFG(2.0)),
     ],
 )
 def test_a_model_has_scales_of_its_own(options, expected):
-    assert made("guidance", parser().parse_args(["edit", *options]), SCALES) == expected
+    assert made("guidance", parser().parse_args(["edit", *options]), MENAGERIE.scales) == expected
 
 
 def test_unknown_words_are_noted(here, capsys):

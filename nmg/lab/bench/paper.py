@@ -31,7 +31,7 @@ from nmg.lab.bench.processes import joined, own_device
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.suites import Case, Menagerie, Scores, Suite
 from nmg.lab.examples import Example
-from nmg.lab.profile import in_menagerie
+from nmg.lab.profile import profile_of
 from nmg.lab.scoring import finite
 from nmg.request import digest
 
@@ -226,7 +226,7 @@ class Paper:
         """What is edited."""
         if self.suite is not None:
             return self.suite
-        if not in_menagerie(self.pipe):
+        if not profile_of(self.pipe).knows_scenes:
             return self.ready
         trained = Path(self.backbone.name)
         return Menagerie(trained) if (trained / "classifier.safetensors").is_file() else Menagerie()

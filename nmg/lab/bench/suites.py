@@ -14,7 +14,8 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.lab import scoring
-from nmg.lab.profile import SCALES, SCENES
+from nmg.lab.presets import SCENES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.model import FOLDER, load_classifier
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS, VALIDATION_SEEDS
 from scripts.train import TRAIN_SEEDS
@@ -104,8 +105,8 @@ class Menagerie(Suite):
     classifier: Path = FOLDER
 
     name: ClassVar[str] = "menagerie"
-    text_scale: ClassVar[float] = SCALES["text_scale"]
-    noise_map_scale: ClassVar[float] = SCALES["noise_map_scale"]
+    text_scale: ClassVar[float] = MENAGERIE.scales["text_scale"]
+    noise_map_scale: ClassVar[float] = MENAGERIE.scales["noise_map_scale"]
     splits: ClassVar[tuple[str, ...]] = tuple(SEEDS)
     references: ClassVar[tuple[str, ...]] = ("identity", "ceiling")
 

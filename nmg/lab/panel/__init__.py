@@ -7,7 +7,7 @@ from nmg.lab.panel.origin import Origin
 from nmg.lab.panel.preview import LatentPreview, predicted
 from nmg.lab.panel.settings import Settings
 from nmg.lab.panel.worker import Worker
-from nmg.lab.profile import Preset, presets_for
+from nmg.lab.presets import Preset
 
 __all__ = [
     "Cancelled",
@@ -25,6 +25,5 @@ __all__ = [
     "Worker",
     "code",
     "predicted",
-    "presets_for",
     "save",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nmg.lab.panel.settings import LABELS, Settings
-from nmg.lab.profile import changed_words
+from nmg.lab.presets import changed_words
 
 ALSO = " + "
 """Between several words of one prompt."""

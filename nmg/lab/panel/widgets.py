@@ -40,7 +40,8 @@ from nmg.lab.panel.engine import KNOWN, Doing, Engine, Tried
 from nmg.lab.panel.keeping import code, save
 from nmg.lab.panel.origin import Origin
 from nmg.lab.panel.settings import LABELS, Settings
-from nmg.lab.profile import Preset, changed_words, presets_for
+from nmg.lab.presets import Preset, changed_words
+from nmg.lab.profile import profile_of
 from nmg.menagerie.captions import caption
 
 TILES = 12
@@ -129,7 +130,7 @@ def panel(
     engine = Engine(pipe, origin.picture, size=size, inversion=inversion)
     settings = Settings(source, target or "", steps, negative).but(guidance=guidance or default_guidance(pipe))
     settings = settings if editor is None else settings.but(editor=editor)
-    made = Panel(engine, origin, settings, presets_for(pipe) if presets is None else presets)
+    made = Panel(engine, origin, settings, profile_of(engine.backbone).presets() if presets is None else presets)
     if start:
         made.run()
     return made

@@ -12,7 +12,7 @@ from nmg.lab import metrics
 from nmg.lab.bench import METHODS, paper, runner, tables
 from nmg.lab.bench.paper import Paper, Pictures
 from nmg.lab.examples import Example
-from nmg.lab.profile import SCALES
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.scene import Scene
 
 STEPS = 2
@@ -144,7 +144,7 @@ def test_chosen_scales_are_used_and_taken_over(pipe, tmp_path):
     methods = ["DDIM", "NMG", "NMG, regularised"]
     assert own._scales(methods) == {name: {"PromptToPrompt": 3.0} for name in methods[1:]}
     assert Paper(pipe, tmp_path, scales=5)._scales(methods) == 5.0
-    assert Paper(pipe, tmp_path / "elsewhere")._scales(methods) == SCALES["noise_map_scale"]
+    assert Paper(pipe, tmp_path / "elsewhere")._scales(methods) == MENAGERIE.scales["noise_map_scale"]
 
 
 def test_the_paper_s_methods_are_known():

@@ -12,7 +12,7 @@ from PIL import Image
 
 import nmg
 from nmg import images
-from nmg.lab import cli, examples
+from nmg.lab import cli
 from nmg.lab.methods import EDITORS, GUIDANCES
 from nmg.lab.panel import (
     Cancelled,
@@ -27,13 +27,11 @@ from nmg.lab.panel import (
     code,
     looks,
     predicted,
-    presets_for,
     save,
     texts,
 )
 from nmg.lab.panel.engine import FOLLOWING, INVERTING, KNOWN, WALKING
 from nmg.lab.panel.origin import spelled
-from nmg.lab.profile import SCENES
 from nmg.levels import Step, spread, transfer
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import EXAMPLES
@@ -114,20 +112,6 @@ def test_fields_are_read_as_they_are_written():
 
 
 # ---------------------------------------------------------------- presets, origins
-
-
-def test_the_bundled_models_presets_are_those_it_was_measured_with():
-    kinds = presets_for(nmg.load("menagerie"))
-    assert {name: kind.build("a cat", "a fox") for name, kind in kinds.items()} == SCENES
-    assert all(kind.when for kind in kinds.values())
-
-
-@pytest.mark.parametrize("kind", [examples.prompt_to_prompt, examples.masactrl, examples.pix2pix_zero])
-def test_the_presets_for_photographs_are_the_examples_for_any_prompts(kind, sd_shaped):
-    kinds = presets_for(sd_shaped)
-    dog = {"dog": IMAGES / "coffee.png"} if kind is examples.pix2pix_zero else {}
-    for name, example in kind(sd_shaped, IMAGES, **dog).items():
-        assert kinds[name].build(example.source, example.target) == example.editor
 
 
 def test_a_scene_knows_its_name_and_the_truth_of_a_target():

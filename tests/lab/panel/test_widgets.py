@@ -14,7 +14,7 @@ from PIL import Image
 
 import nmg
 from nmg.lab.examples import Example
-from nmg.lab.profile import SCENES
+from nmg.lab.presets import SCENES
 from nmg.menagerie.scene import Scene
 from nmg.request import Recipe
 from tests.conftest import SOURCE, TARGET

@@ -1,0 +1,160 @@
+"""Presets: which editor suits which kind of edit, when to use it, and ready examples of each."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+
+WHEN = {
+    "object swap": "Another object in the same place. The source's attention is let go early, so that the new object "
+    "finds its own shape.",
+    "contextual change": "New surroundings, the same subject. The less of the layout is taken over, the freer the "
+    "place.",
+    "face attribute": "An expression or something worn. The prompt gains a word, and everything else stays.",
+    "colour change": "Another colour or material of the same shape. The layout is held for long.",
+    "global editing": "The style of the whole picture, such as an oil painting. Every pixel may change.",
+    "viewpoint alteration": "The same subject seen from another side. The target makes its own layout and keeps the "
+    "source's appearance.",
+    "pose modification": "The same subject in another pose. The target makes its own layout and keeps the source's "
+    "appearance.",
+    "cat to dog": "One word becomes another along a direction in the text, and the source's words hold the layout.",
+    "dog to cat": "One word becomes another along a direction in the text, and the source's words hold the layout.",
+}
+"""When to use the preset of each of the paper's tasks."""
+SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "wearing"])
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The editor that suits a kind of edit.
+
+    Attributes:
+        name: of the kind of edit.
+        when: one line on when to use it.
+        build: makes the editor for a source and a target prompt.
+        words: the words that such an edit exchanges, where they are known.
+    """
+
+    name: str
+    when: str
+    build: Callable[[str, str], Editor]
+    words: frozenset[str] = frozenset()
+
+    def fits(self, source: str, target: str, editor: Editor) -> bool:
+        """Whether the preset makes this editor for these prompts."""
+        try:
+            return self.build(source, target) == editor
+        except (TypeError, ValueError):
+            return False
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture, what it shows, and what its edit should show.
+
+    Attributes:
+        image: whatever `images.load` reads.
+        source, target: the two prompts.
+        editor: the preset that suits this kind of edit.
+        truth: the exact counterfactual, which only drawn scenes have.
+        subject: the word of both prompts that the picture is about, if there is one.
+        words: words of the source prompt whose attention maps are interesting.
+    """
+
+    image: Any
+    source: str
+    target: str
+    editor: Editor
+    truth: Image.Image | None = None
+    subject: str = ""
+    words: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- the words that change
+
+
+def changed_words(source: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words or phrases of each prompt that the other does not have in that place; without leading small words."""
+    old, new = (_words(prompt) for prompt in (source, target))
+    gone = [_phrase(old[a:b]) for _, a, b, _, _ in _changes(old, new)]
+    come = [_phrase(new[c:d]) for _, _, _, c, d in _changes(old, new)]
+    return tuple(filter(None, gone)), tuple(filter(None, come))
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"[\w'’-]+", prompt)
+
+
+def _changes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    return [change for change in matcher.get_opcodes() if change[0] != "equal"]
+
+
+def _phrase(words: list[str]) -> str:
+    return " ".join(itertools.dropwhile(SMALL_WORDS.__contains__, words))
+
+
+# ---------------------------------------------------------------- photographs: the papers' settings, for any prompts
+
+
+def _swapped(source: str, target: str) -> LocalBlend | None:
+    """A blend of the places of the words that change, if both prompts have some."""
+    gone, come = changed_words(source, target)
+    return LocalBlend((_one(gone), _one(come))) if gone and come else None
+
+
+def _coloured(source: str, target: str) -> LocalBlend | None:
+    """A blend of the thing whose colour changes: of the word after the colour, in both prompts."""
+    old, new = (_words(prompt) for prompt in (source, target))
+    after = [(old[b], new[d]) for _, _, b, _, d in _changes(old, new) if b < len(old) and d < len(new)]
+    return LocalBlend(after[0]) if after else _swapped(source, target)
+
+
+def _stronger(factor: float, source: str, target: str) -> dict[str, float]:
+    """The new words get more weight."""
+    return dict.fromkeys(changed_words(source, target)[1], factor)
+
+
+def _direction(source: str, target: str) -> Pix2PixZero:
+    """From the old word to the new one; along the prompts' own difference if several change."""
+    gone, come = changed_words(source, target)
+    return Pix2PixZero((gone[0], come[0]) if len(gone) == len(come) == 1 else None)
+
+
+def _one(words: tuple[str, ...]) -> str | tuple[str, ...]:
+    return words[0] if len(words) == 1 else words
+
+
+PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
+    "object swap": lambda a, b: PromptToPrompt(self_replace=0.4, local_blend=_swapped(a, b)),
+    "contextual change": lambda a, b: PromptToPrompt(self_replace=0.5),
+    "face attribute": lambda a, b: PromptToPrompt(self_replace=0.5, weights=_stronger(2.0, a, b)),
+    "colour change": lambda a, b: PromptToPrompt(local_blend=_coloured(a, b)),
+    "global editing": lambda a, b: PromptToPrompt(weights=_stronger(3.0, a, b)),
+    "viewpoint alteration": lambda a, b: MasaCtrl(),
+    "pose modification": lambda a, b: MasaCtrl(),
+    "cat to dog": _direction,
+    "dog to cat": _direction,
+}
+"""The editor that suits each kind of edit of a photograph, from its source and target prompts."""
+
+SCENES: dict[str, Editor] = {
+    "object swap": PromptToPrompt(cross_replace=0.3, self_replace=0.4),
+    "contextual change": PromptToPrompt(cross_replace=0.5, self_replace=0.3),
+    "face attribute": PromptToPrompt(cross_replace=0.6, self_replace=0.4),
+    "colour change": PromptToPrompt(cross_replace=1.0, self_replace=0.6),
+    "global editing": PromptToPrompt(cross_replace=0.8, self_replace=0.6),
+    "viewpoint alteration": MasaCtrl(start_step=0.4, start_layer=3),
+    "pose modification": MasaCtrl(start_step=0.4, start_layer=3),
+    "cat to dog": Pix2PixZero(("cat", "dog")),
+    "dog to cat": Pix2PixZero(("dog", "cat")),
+}
+"""The editor that suits each of the bundled world's tasks."""
