@@ -18,7 +18,7 @@ from nmg.inversion import Trajectory
 from nmg.lab.arguments import DTYPES, parser
 from nmg.lab.bench.command import run_bench
 from nmg.lab.bench.paper import run_paper
-from nmg.lab.methods import made
+from nmg.lab.controls import made
 from nmg.lab.profile import profile_of
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
@@ -42,7 +42,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     targets = targets or list(editor.targets(trajectory.prompt if trajectory else source or ""))
     guidance = made("guidance", arguments, settings_of(pipe).scales)
     sides = [side for side in arguments.direction or () if not side.endswith(".txt")]
-    _note_words(pipe, [source or "", *arguments.target, *(sides if len(sides) == 2 else ())])
+    _note_words(pipe, [source or "", *(arguments.target or ()), *(sides if len(sides) == 2 else ())])
     result = nmg.edit(
         pipe,
         trajectory or image,
@@ -183,7 +183,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 def _inputs(arguments: argparse.Namespace) -> tuple[Any, str | None, list[str]]:
     """The source picture, the source prompt and the targets."""
     scene, trajectory = _scene(arguments.image), getattr(arguments, "trajectory", None)
-    source, targets = arguments.source, list(getattr(arguments, "target", []))
+    source, targets = arguments.source, list(getattr(arguments, "target", None) or [])
     changes = parse_changes(dict(getattr(arguments, "change", [])))
     if getattr(arguments, "keep_path", False) and not trajectory:
         raise ValueError("--keep-path needs --trajectory: the source's path is kept in its file")

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,9 +7,7 @@ from PIL import Image
 
 import nmg
 from nmg import pipelines
-from nmg.lab.arguments import parser
 from nmg.lab.cli import main
-from nmg.lab.methods import GUIDANCES, TABLES, Method, made
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import Scene, caption
 from nmg.request import Recipe
@@ -330,70 +327,6 @@ def test_bad_input_ends_with_one_clear_line(here, picture, capsys, arguments, me
     assert [path.name for path in here.iterdir()] == ["scene.png"]
 
 
-def test_every_option_of_a_method_is_an_argument_and_reaches_it():
-    arguments = vars(parser().parse_args(["edit"]))
-    for role, table in TABLES.items():
-        assert role in arguments
-        for method in table.values():
-            assert set(method.options) <= set(arguments)
-            if method.build is None:
-                assert set(method.options) <= {field.name for field in dataclasses.fields(method.kind)}
-
-
-def test_another_guidance_is_one_line_of_a_table(monkeypatch):
-    monkeypatch.setitem(GUIDANCES, "calm", Method(nmg.CFG, ("text_scale",)))
-    assert made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--text-scale", "2"])) == nmg.CFG(2.0)
-    with pytest.raises(ValueError, match="--level belongs to --guidance noise-map or .*, not to calm"):
-        made("guidance", parser().parse_args(["edit", "--guidance", "calm", "--level", "end"]))
-
-
-def guided(*options):
-    return made("guidance", parser().parse_args(["edit", *options]))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["noise-map", "--during", "0", "0.5"], nmg.NoiseMap(during=(0.0, 0.5))),
-        (["noise-map", "--noise-map-scale", "3", "2", "1"], nmg.NoiseMap(noise_map_scale=(3.0, 2.0, 1.0))),
-        (["null-text", "--optimisation-steps", "3"], nmg.NullText(iterations=3)),
-        (["negative-prompt", "--text-scale", "4"], nmg.NegativePrompt(4.0)),
-        (
-            ["proximal", "--quantile", "0.75", "--proximal", "soft", "--pull", "none"],
-            nmg.ProxNegativePrompt(quantile=0.75, threshold="soft", pull="none"),
-        ),
-        (["direct"], nmg.Direct()),
-        (["direct+noise-map", "--energy", "l2"], nmg.Direct(10.0) + nmg.NoiseMap(energy="l2")),
-        (
-            ["null-text+noise-map", "--text-scale", "5", "--optimisation-steps", "3"],
-            nmg.NullText(5.0, iterations=3) + nmg.NoiseMap(text_scale=5.0),
-        ),
-    ],
-)
-def test_every_guidance_is_made_of_its_options(options, expected):
-    assert guided("--guidance", *options) == expected
-
-
-def test_a_guard_is_kept_with_its_whole_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert guided("--guard", "mask.png", "--outside", "0.5") == nmg.NoiseMap(
-        mask=str(tmp_path / "mask.png"), outside=0.5
-    )
-    with pytest.raises(ValueError, match="--outside needs --guard"):
-        guided("--outside", "0.5")
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["fixed-point", "--iterations", "3", "--average", "2"], nmg.FixedPoint(iterations=3, average=2)),
-        (["edit-friendly", "--residual-scale", "3"], nmg.EditFriendly(text_scale=3.0)),
-    ],
-)
-def test_every_inversion_is_made_of_its_options(options, expected):
-    assert made("inversion", parser().parse_args(["edit", "--inversion", *options])) == expected
-
-
 def test_saved_null_texts_are_used_again_and_an_edit_with_them_replays(here):
     files = ["--out", "t.safetensors", "--save-null-texts", "null.safetensors"]
     assert main(["invert", "scene:10000", "--steps", "2", *files]) == 0
@@ -413,19 +346,6 @@ def test_every_guidance_edits_and_replays(here, guidance):
     assert main([*edit, "--editor", "pix2pix-zero", "--out", "edit.png"]) == 0
     assert main(["replay", "edit.png"]) == 0
     assert np.array_equal(*(np.asarray(Image.open(name)) for name in ("edit.png", "edit-replay.png")))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], nmg.NoiseMap(**MENAGERIE.scales)),
-        (["--text-scale", "2"], nmg.NoiseMap(**{**MENAGERIE.scales, "text_scale": 2.0})),
-        (["--guidance", "none"], nmg.CFG(MENAGERIE.scales["text_scale"])),
-        (["--guidance", "none", "--text-scale", "2"], nmg.CFG(2.0)),
-    ],
-)
-def test_a_model_has_scales_of_its_own(options, expected):
-    assert made("guidance", parser().parse_args(["edit", *options]), MENAGERIE.scales) == expected
 
 
 def test_unknown_words_are_noted(here, capsys):

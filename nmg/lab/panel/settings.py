@@ -9,7 +9,7 @@ from typing import Any
 
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import CFG, NoiseMap
-from nmg.lab.methods import EDITORS, GUIDANCES, Method
+from nmg.lab.controls import EDITORS, GUIDANCES, name_of
 
 LABELS = {
     "source": "source prompt",
@@ -143,24 +143,13 @@ class Settings:
         return {name: getattr(self, name) for name in self.controls if getattr(self, name) != getattr(other, name)}
 
 
-def name_of(method: CFG | Editor, table: Mapping[str, Method]) -> str:
-    """What a method is called on the command line; the name of its class where it is not offered there."""
-    kinds = {type(part) for part in _parts(method)}
-    names = (name for name in table if {type(part) for part in _parts(_default(table[name]))} == kinds)
-    return next(names, type(method).__name__)
-
-
-def _default(method: Method) -> Any:
-    return (method.build or method.kind)()
-
-
-def _named(name: str, own: Any, table: Mapping[str, Method], role: str) -> Any:
+def _named(name: str, own: Any, table: Mapping[str, Any], role: str) -> Any:
     """The method of that name: the settings' own, or the default of its kind."""
     if own is not None and name_of(own, table) == name:
         return own
     if name not in table:
         raise ValueError(f"{role}={name!r} is unknown; {', '.join(table)} work")
-    return _default(table[name])
+    return table[name]
 
 
 def _parts(method: Any) -> Iterator[Any]:

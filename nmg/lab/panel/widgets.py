@@ -32,8 +32,8 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl
 from nmg.guidance import CFG, default_guidance
 from nmg.inversion import DDIM
+from nmg.lab.controls import EDITORS, GUIDANCES
 from nmg.lab.examples import Example
-from nmg.lab.methods import EDITORS, GUIDANCES
 from nmg.lab.panel import looks, texts
 from nmg.lab.panel.controller import Controller, Ended, Event, Failed, Made
 from nmg.lab.panel.engine import KNOWN, Doing, Engine, Tried

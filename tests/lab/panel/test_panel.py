@@ -13,7 +13,7 @@ from PIL import Image
 import nmg
 from nmg import images
 from nmg.lab import cli
-from nmg.lab.methods import EDITORS, GUIDANCES
+from nmg.lab.controls import EDITORS, GUIDANCES
 from nmg.lab.panel import (
     Cancelled,
     Controller,
