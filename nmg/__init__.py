@@ -9,10 +9,11 @@ from typing import Any
 
 from nmg.backbones import Backbone
 from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.editors.recorder import Watching
+from nmg.editors.recorder import AttentionMaps, AttentionRecorder
 from nmg.guidance import (
     CFG,
     Direct,
+    Guidance,
     NegativePrompt,
     NoiseMap,
     NullText,
@@ -20,20 +21,23 @@ from nmg.guidance import (
     ProxNegativePrompt,
     default_guidance,
 )
-from nmg.inversion import DDIM, EditFriendly, FixedPoint, Regularised, Trajectory, invert
+from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, invert
 from nmg.levels import Step, steps, transfer
+from nmg.request import Request
 from nmg.sampling import Edit, denoise, edit, find_null_texts, prepare
 from nmg.version import __version__ as __version__
 
 __all__ = [
     # load and edit
-    "load", "default_guidance", "invert", "edit", "Edit", "Trajectory", "NoiseMapGuidancePipeline",
-    # inversion: how the noise is predicted on the way up
-    "DDIM", "Regularised", "FixedPoint", "EditFriendly",
-    # guidance: how the source is kept on its path
-    "CFG", "NoiseMap", "NullText", "NullTexts", "find_null_texts", "NegativePrompt", "ProxNegativePrompt", "Direct",
+    "load", "default_guidance", "invert", "edit", "Edit", "Request", "Trajectory", "NoiseMapGuidancePipeline",
+    # inversion: how the noise maps are made
+    "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly",
+    # guidance: how the source row stays on its noise maps
+    "Guidance", "CFG", "NoiseMap", "NullText", "NullTexts", "find_null_texts", "NegativePrompt", "ProxNegativePrompt",
+    "Direct",
     # editors: what the targets take from the source
-    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "Watching",
+    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "AttentionMaps",
+    "AttentionRecorder",
     # the parts, to build on
     "Backbone", "Step", "denoise", "prepare", "steps", "transfer",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Masks: any picture of a foreground, as a grey picture to keep, or as positions of a latent."""
+"""Masks: any picture of a foreground as a grey picture, or as positions of a latent."""
 
 from __future__ import annotations
 
@@ -34,19 +34,26 @@ def picture(mask: np.ndarray | Tensor | Image.Image) -> Image.Image:
     return Image.fromarray(255 * (array.astype(np.float32) > half).astype(np.uint8))
 
 
-def load(mask: str | os.PathLike | Image.Image, size: tuple[int, int], of: str) -> Float[Tensor, "height width"]:
-    """A mask of the given height and width, 1 where it is brighter than half; cropped as a picture of its shape is.
+def opened(path: str | os.PathLike) -> Image.Image:
+    """The mask in a file, as a grey picture.
+
+    Raises:
+        ValueError, FileNotFoundError: for what is no picture, as `images.load`.
+    """
+    images.load(path)
+    with Image.open(path) as mask:
+        return picture(mask)
+
+
+def load(mask: Image.Image, size: tuple[int, int], of: str) -> Float[Tensor, "height width"]:
+    """A mask of the given height and width, 1 where it is brighter than half. It is cropped as a picture is.
 
     Args:
         of: whose mask it is, for the message.
 
     Raises:
-        ValueError, FileNotFoundError: for what is no picture, as `images.load`; for a mask that is all background or
-            all foreground.
+        ValueError: for a mask that is all background or all foreground.
     """
-    if not isinstance(mask, Image.Image):
-        images.load(mask)
-        mask = picture(Image.open(mask))
     values = torch.from_numpy(np.asarray(images.fit(mask, size[1], size[0]).convert("L")) > 127)
     if values.all() or not values.any():
         raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.backbones.settings import BUNDLED, BUNDLED_FOLDER
-from nmg.editors import Editor, PromptToPrompt
+from nmg.editors import Editor
 from nmg.guidance import default_guidance
 from nmg.inversion import Trajectory, invert
-from nmg.run import Plan
-from nmg.sampling import Descent, bar_of, denoise, prepare
+from nmg.levels import Step
+from nmg.request import Request
+from nmg.sampling import begin, sample
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
 
@@ -94,6 +96,13 @@ with quiet():
     from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 
+class _Interrupted(Exception):
+    """A callback ended a run."""
+
+    def __init__(self, latents: torch.Tensor):
+        self.latents = latents
+
+
 class NoiseMapGuidancePipeline(StableDiffusionPipeline):
     """Stable Diffusion that edits real pictures: `invert` returns a trajectory, the call edits it."""
 
@@ -137,18 +146,16 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             raise ValueError(f"output_type={output_type!r} is unknown; pil, np, pt and latent work")
         if set(callback_on_step_end_tensor_inputs) - {"latents"}:
             raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
-        editor = editor or PromptToPrompt()
-        targets = [prompt] if isinstance(prompt, str) else prompt or editor.targets(trajectory.prompt)
-        negative = editor.negative(trajectory.prompt) if negative_prompt is None else negative_prompt
-        run = prepare(self, trajectory, targets, negative)
         guidance = guidance or default_guidance(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
-        guidance.check(Plan.of(trajectory, negative_prompt))
-        # A callback may change every row, so that with one the source walks again.
-        descent = Descent(run, guidance, editor, negative) if callback_on_step_end is None else None
-        latents = self._sample(run, descent or denoise(run, guidance, editor), callback_on_step_end)
-        out: Any = latents if output_type == "latent" else run.backbone.decode(latents)
+        targets = (prompt,) if isinstance(prompt, str) else tuple(prompt or ())
+        # A callback may change every row: no row is then replayed.
+        if callback_on_step_end is not None:
+            trajectory = dataclasses.replace(trajectory, cache=None)
+        request = Request(trajectory, targets=targets, negative=negative_prompt, guidance=guidance, editor=editor)
+        latents = self._sampled(request.resolved(self.backbone), callback_on_step_end)
+        out: Any = latents if output_type == "latent" else self.backbone.decode(latents)
         if output_type == "pil":
             out = images.to_pil(out)
         elif output_type == "np":
@@ -156,15 +163,22 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(out, None) if return_dict else (out, None)
 
-    def _sample(self, run: Any, descent: Iterable, callback: Any) -> torch.Tensor:
-        self._interrupt, latents = False, run.start
-        for step, latents in bar_of(run, descent, self._shows_progress):
+    def _sampled(self, request: Request, callback: Any) -> torch.Tensor:
+        """The latents of a resolved request after its last step, or after the one that interrupted it."""
+        self._interrupt = False
+
+        def each(step: Step, latents: torch.Tensor) -> None:
             if callback is not None:
                 returned = callback(self, step.index, step.timestep, {"latents": latents}) or {}
                 latents.copy_(returned.get("latents", latents))
             if self._interrupt:
-                break
-        return latents
+                raise _Interrupted(latents)
+
+        opened, _, trajectory = begin(self.backbone, request, self._shows_progress)
+        try:
+            return sample(self.backbone, opened, trajectory, each, progress=self._shows_progress).latents
+        except _Interrupted as interrupted:
+            return interrupted.latents
 
     def save_pretrained(self, *args: Any, **options: Any) -> None:
         """Write a folder that loads as an ordinary `StableDiffusionPipeline` too."""

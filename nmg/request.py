@@ -1,4 +1,8 @@
-"""All settings of a picture, written into its PNG and read back to make it again."""
+"""A request: one value that says all that an edited picture depends on.
+
+The arguments of `nmg.edit`, the settings in a PNG and a command line become this value. `resolved` fills in every
+default, once; `check` raises for all that can be wrong, once. It is written as JSON, into a PNG, and as Python code.
+"""
 
 from __future__ import annotations
 
@@ -6,116 +10,188 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from nmg import editors, guidance, inversion
+from nmg import editors, guidance, inversion, levels
 from nmg.backbones import Backbone
-from nmg.editors import Editor
-from nmg.guidance import CFG
-from nmg.inversion import DDIM
+from nmg.editors import PromptToPrompt
+from nmg.guidance import default_guidance
+from nmg.inversion import DDIM, Trajectory
+from nmg.inversion.run import check
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
 KEY = "nmg"
 """Keyword of the PNG text chunk."""
+FORMAT = 2
+"""Version of the JSON. Version 0.1.0 of the package wrote none: its recipes are read as format 1."""
 METHODS = {
     name: methods_of(module)
     for name, module in {"guidance": guidance, "editor": editors, "inversion": inversion}.items()
 }
-"""The fields of a recipe that are methods, and the classes that they may be of."""
+"""The fields that hold methods, and the classes that they may be of."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that an edited picture depends on.
+class Request:
+    """What is asked for. A field that is left out has the default that is said here, which `resolved` fills in.
 
     Attributes:
-        model: hub id, folder, or "menagerie".
-        image: where the source picture came from: a path or "scene:…".
-        digest: of the source's pixels as the model saw them, so that another picture is noticed.
-        source, targets, negative: the prompts.
-        row: which row the picture shows: 0 the reconstruction, 1… the targets.
-        guidance, editor: the methods with all their settings.
-        inversion, steps, width, height, convention, offset: of the inversion.
-        dtype: of the network.
-        version: of this package.
+        image: a picture in memory, its path or another name of it, or a `Trajectory`.
+        source: what the picture shows; a trajectory's own prompt.
+        targets: what the edited pictures should show; the editor's where none is given.
+        negative: the prompt of the null half; the editor's habit.
+        guidance: `default_guidance(pipe)`.
+        editor: `PromptToPrompt()`.
+        inversion, steps, convention, offset: of the inversion: `DDIM()`, 50, "aligned", and the scheduler's
+            `steps_offset` (None); a trajectory's own.
+        size: width and height in pixels; the model's own, or the trajectory's.
+        model, dtype, version: the model, its precision and the package that made the picture.
+        digest: of the source's pixels as the model saw them. Another picture has another.
+        row: which row a picture shows: 0 the reconstruction, 1… the targets.
     """
 
-    model: str
-    image: str
-    digest: str
-    source: str
-    targets: tuple[str, ...]
-    guidance: CFG
-    editor: Editor
-    steps: int
-    width: int
-    height: int
-    negative: str = ""
-    row: int = 1
-    inversion: DDIM = DDIM()
-    convention: str = "aligned"
+    image: Any = ""
+    source: Any = None
+    targets: Sequence[str] = ()
+    negative: Any = None
+    guidance: Any = None
+    editor: Any = None
+    inversion: Any = None
+    steps: Any = None
+    size: Any = None
+    convention: Any = None
     offset: int | None = None
-    dtype: str = "float32"
-    version: str = field(default="")
+    model: str = ""
+    dtype: str = ""
+    version: str = ""
+    digest: str = ""
+    row: int = 1
 
-    @classmethod
-    def of(
-        cls,
-        backbone: Backbone,
-        picture: Image.Image | None,
-        *,
-        source: str,
-        editor: Editor,
-        negative: str | None,
-        **settings: Any,
-    ) -> Recipe:
-        """The recipe of an edit by a loaded model.
+    def __post_init__(self) -> None:
+        if isinstance(self.targets, str):
+            raise TypeError(f"targets is one string; give a list of prompts, targets=[{self.targets!r}]")
+        object.__setattr__(self, "targets", tuple(self.targets))
 
-        Args:
-            picture: the source as the model saw it; None if only its trajectory was given.
-            negative: None for the editor's habit.
-            settings: the other fields.
-        """
-        return cls(
-            model=backbone.name,
-            digest="" if picture is None else digest(picture),
-            source=source,
-            editor=editor,
-            negative=editor.negative(source) if negative is None else negative,
-            dtype=str(backbone.unet.dtype).removeprefix("torch."),
-            version=__version__,
-            **settings,
-        )
+    # ------------------------------------------------------------ defaults and checks, once
 
-    def to_json(self) -> str:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps({**values, **{name: packed(values[name]) for name in METHODS}})
-
-    @classmethod
-    def from_json(cls, text: str) -> Recipe:
-        """Read a recipe.
+    def resolved(self, backbone: Backbone) -> Request:
+        """The same request with every default filled in, for a loaded model.
 
         Raises:
-            ValueError: for text that is no recipe, or names a method that this version lacks.
+            ValueError: for a trajectory of another model, or an option that is not the trajectory's.
+        """
+        own = self._along(self.image, backbone) if isinstance(self.image, Trajectory) else {"source": self.source}
+        editor = PromptToPrompt() if self.editor is None else self.editor
+        source = own["source"] or ""
+        defaults = {
+            **{
+                "steps": 50,
+                "inversion": DDIM(),
+                "convention": "aligned",
+                "size": backbone.native_size,
+                "editor": editor,
+            },
+            "guidance": default_guidance(backbone) if self.guidance is None else self.guidance,
+            "negative": editor.negative(source),
+            **own,
+        }
+        open_ = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        dtype = str(backbone.unet.dtype).removeprefix("torch.")
+        made_by: dict[str, Any] = {"model": backbone.name, "dtype": dtype, "version": __version__}
+        return dataclasses.replace(self, targets=self.targets or editor.targets(source), **open_, **made_by)
+
+    def _along(self, trajectory: Trajectory, backbone: Backbone) -> dict[str, Any]:
+        """What a trajectory says of a request, which may not say otherwise."""
+        _fits(trajectory, backbone)
+        height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
+        own: dict[str, Any] = {
+            "source": trajectory.prompt,
+            "steps": len(trajectory.steps),
+            "size": (width, height),
+            "inversion": trajectory.inversion,
+            "convention": trajectory.convention,
+            "offset": trajectory.steps[-1].timestep,
+        }
+        for name, value in own.items():
+            given = getattr(self, name)
+            if given is not None and given != value:
+                raise ValueError(f"{name}={given!r} is not the trajectory's {value!r}; leave it out, or invert again")
+        usual = levels.steps(backbone.scheduler, own["steps"]) == trajectory.steps
+        return own | {"offset": None if usual else own["offset"]}
+
+    def opened(self) -> Request:
+        """The same request with the files that its methods name read."""
+        return dataclasses.replace(self, guidance=self.guidance.opened(), editor=self.editor.opened())
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise for all that can be wrong with a resolved request, before anything is computed.
+
+        Raises:
+            TypeError, ValueError: with what was given and what works.
+        """
+        if self.source is None:
+            raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
+        if any(isinstance(prompt, str) and not prompt.strip() for prompt in self.targets):
+            raise ValueError(
+                "a target prompt is empty, which asks for no edit; say what the edited picture should show"
+            )
+        backbone.check([*self.prompts, self.negative or ""])
+        levels.steps(backbone.scheduler, self.steps, self.offset)
+        check(self.inversion, self.convention)
+        self.editor.check(backbone, self)
+        self.guidance.check(backbone, self)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The source prompt, then one per target."""
+        return self.source or "", *self.targets
+
+    @property
+    def own_negative(self) -> str | None:
+        """The negative prompt, where it is another than the editor's habit."""
+        habit = (self.editor or PromptToPrompt()).negative(self.source or "")
+        return None if self.negative == habit else self.negative
+
+    # ------------------------------------------------------------ JSON and PNG
+
+    def to_json(self) -> str:
+        """All fields. A picture in memory and a trajectory have no name: their `image` is empty."""
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        values |= {name: packed(value) for name in METHODS if (value := values[name]) is not None}
+        named = isinstance(self.image, str | os.PathLike)
+        return json.dumps({"format": FORMAT, **values, "image": os.fspath(self.image) if named else ""})
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Read what `to_json` wrote, here or in version 0.1.0.
+
+        Raises:
+            ValueError: for text that is no request, or names a method that this version lacks.
         """
         try:
             values = json.loads(text)
-            values["targets"] = tuple(values["targets"])
-            values.update({name: unpacked(values[name], kinds) for name, kinds in METHODS.items() if name in values})
-            return cls(**values)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            values = _from_version_0_1(values) if (form := values.pop("format", 1)) == 1 else values
+            if form > FORMAT:
+                raise ValueError(
+                    f"the settings are of format {form}, and this version reads up to {FORMAT}; update nmg"
+                )
+            methods = {name: unpacked(values[name], kinds) for name, kinds in METHODS.items() if values.get(name)}
+            size = None if values["size"] is None else tuple(values["size"])
+            return cls(**values | methods | {"targets": tuple(values["targets"]), "size": size})
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
             ) from error
 
     def save(self, picture: Image.Image, path: str | os.PathLike) -> Path:
-        """Write a picture as PNG with this recipe in it."""
+        """Write a picture as PNG with this request in it."""
         path = Path(path)
         chunk = PngImagePlugin.PngInfo()
         chunk.add_itxt(KEY, self.to_json())
@@ -125,12 +201,12 @@ class Recipe:
         return path
 
     @classmethod
-    def read(cls, path: str | os.PathLike) -> Recipe:
-        """The recipe in a PNG.
+    def read(cls, path: str | os.PathLike) -> Request:
+        """The request in a PNG.
 
         Raises:
             FileNotFoundError: without a file at `path`.
-            ValueError: for a picture without a recipe.
+            ValueError: for a picture without a request.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no picture at {os.fspath(path)!r}; give a PNG that `nmg edit` wrote")
@@ -147,6 +223,91 @@ class Recipe:
                 "converting a picture elsewhere drops them"
             )
         return cls.from_json(text)
+
+    # ------------------------------------------------------------ code
+
+    def code(self, shown: Collection[str] = (), image: str | None = None) -> str:
+        """The call of `nmg.edit` that this request is, as Python; it uses `pipe`, and `image` for a picture in memory.
+
+        Args:
+            shown: settings of the methods that are written although they have their defaults.
+            image: Python that gives the picture; the request's own if not given.
+
+        Raises:
+            ValueError: for a setting that can't be written as code, such as a mask in memory.
+        """
+        if image is None:
+            image = written(self.image) if self.image and isinstance(self.image, str | os.PathLike) else "image"
+        lines = ["pipe", image, written(self.source), f"[{', '.join(map(written, self.targets))}]"]
+        names = ("guidance", "editor", "steps", "size", "negative", "inversion", "convention", "offset")
+        usual = {"negative": self.own_negative, "inversion": self.inversion if self.inversion != DDIM() else None}
+        usual["convention"] = None if self.convention == "aligned" else self.convention
+        given = {name: usual.get(name, getattr(self, name)) for name in names}
+        lines += [f"{name}={written(value, shown)}" for name, value in given.items() if value is not None]
+        return "\n".join(["result = nmg.edit(", *(f"    {line}," for line in lines), ")"])
+
+
+def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
+    """Raise for a trajectory of another model."""
+    if trajectory.model != backbone.name:
+        raise ValueError(
+            f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
+            "again, or use dataclasses.replace(trajectory, model=…) if the two are the same"
+        )
+    channels = backbone.unet.config.in_channels
+    if trajectory.maps.shape[1] != channels:
+        raise ValueError(
+            f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
+            "invert again with this pipeline"
+        )
+
+
+def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of version 0.1.0 in today's form."""
+    return {
+        **{"inversion": packed(DDIM()), "convention": "aligned", "offset": None, "negative": "", "row": 1},
+        **{name: value for name, value in values.items() if name not in ("width", "height")},
+        "size": (values["width"], values["height"]),
+    }
+
+
+def written(value: Any, shown: Collection[str] = ()) -> str:
+    """A value as Python: a method with the settings that are not its defaults, and those that are `shown`.
+
+    Raises:
+        ValueError: for a value that can't be written as code.
+    """
+    if hasattr(value, "parts"):
+        return " + ".join(written(part, shown) for part in value.parts)
+    if hasattr(value, "described"):
+        return written(value.described())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = ", ".join(f"{name}={written(item, shown)}" for name, item in _told(value, shown).items())
+        ours = type(value).__module__.split(".")[0] == "nmg"
+        return f"{'nmg.' if ours else ''}{type(value).__name__}({own})"
+    if isinstance(value, str | os.PathLike):
+        return json.dumps(os.fspath(value), ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{written(key)}: {written(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(written, value))}{',' * (len(value) == 1)})"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    raise ValueError(
+        f"a {type(value).__name__} can't be written as code; give a file's path or plain values for it, and the "
+        "settings can"
+    )
+
+
+def _told(method: Any, shown: Collection[str]) -> dict[str, Any]:
+    """The fields of a method that are worth writing."""
+    told = {}
+    for entry in dataclasses.fields(method):
+        value = getattr(method, entry.name, None)
+        default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        if entry.init and (value != default or (entry.name in shown and value not in (None, (), {}))):
+            told[entry.name] = value
+    return told
 
 
 def digest(picture: Image.Image) -> str:

@@ -1,10 +1,12 @@
-"""What one run of an edit has at hand: the backbone, the trajectory and the text. Immutable."""
+"""What one run of an edit works with: the backbone, the trajectory and the text. Immutable."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,37 +16,72 @@ from nmg.activations import sparing
 from nmg.attention import Attend, attending
 from nmg.backbones import Backbone
 from nmg.backbones.unet import frozen
-from nmg.inversion import DDIM, Trajectory
+from nmg.inversion import Trajectory
 from nmg.levels import Step, spread, transfer
 from nmg.types import Doubled, Latents, TextEmbeddings
 
+C = TypeVar("C")
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will be, as far as it is known before anything is computed.
 
-    Attributes:
-        inversion, convention: of the trajectory.
-        steps: their number.
-        latent_size: height and width.
-        negative: the negative prompt that was asked for; None where the editor's habit holds.
+@runtime_checkable
+class Asked(Protocol):
+    """What a guidance or an editor checks before anything is computed: a `nmg.request.Request` with no default open."""
+
+    @property
+    def inversion(self) -> Any:
+        """How the noise maps are made."""
+
+    @property
+    def convention(self) -> Any:
+        """Which level each noise map lies at."""
+
+    @property
+    def steps(self) -> Any:
+        """Their number."""
+
+    @property
+    def size(self) -> Any:
+        """Width and height in pixels."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The source prompt, then one per target."""
+
+    @property
+    def own_negative(self) -> str | None:
+        """The negative prompt, where it is another than the editor's habit."""
+
+
+def hooks(base: type) -> list[str]:
+    """The hooks of a base class: its public methods."""
+    return [name for name, value in vars(base).items() if callable(value) and not name.startswith("_")]
+
+
+def delegating(base: type, inner: str) -> Callable[[type[C]], type[C]]:
+    """A class decorator: every hook of `base` that the class does not define calls that of its attribute `inner`.
+
+    A hook that returns another `base`, as `prepare` does, returns it in the same wrapper.
     """
 
-    inversion: DDIM
-    convention: str
-    steps: int
-    latent_size: tuple[int, int]
-    negative: str | None = None
+    def forward(name: str) -> Callable[..., Any]:
+        def hook(self: Any, *args: Any) -> Any:
+            found = getattr(getattr(self, inner), name)(*args)
+            return dataclasses.replace(self, **{inner: found}) if isinstance(found, base) else found
 
-    @classmethod
-    def of(cls, trajectory: Trajectory, negative: str | None = None) -> Plan:
-        """The plan of a run along a trajectory."""
-        return cls(trajectory.inversion, trajectory.convention, len(trajectory.steps), trajectory.latent_size, negative)
+        return hook
+
+    def decorate(cls: type[C]) -> type[C]:
+        for name in hooks(base):
+            if name not in vars(cls):
+                setattr(cls, name, forward(name))
+        return cls
+
+    return decorate
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The fixed surroundings of a run, handed to every hook of guidance and editor.
+    """What every hook of guidance and editor is given, the same in every step.
 
     Attributes:
         prompts: the source prompt, then one per target.
@@ -86,12 +123,15 @@ class Run:
         text: TextEmbeddings,
         attend: Attend | None = None,
         copies: rows.Copies = "both",
-        known: Doubled | None = None,
+        source_noise: Doubled | None = None,
     ) -> Latents:
-        """Predicted noise; of doubled rows, with these copies of the source alone (see `rows.completed`), or with none
-        where the noise of both is known."""
-        if known is not None:
-            return rows.with_sources(known, self.eps(x, step, text, attend, "none"))
+        """Predicted noise. Of doubled rows, the network sees only these copies of the source (see `rows.completed`).
+
+        Args:
+            source_noise: of the source's null and text copy, if it is known; the network then sees neither.
+        """
+        if source_noise is not None:
+            return rows.with_sources(source_noise, self.eps(x, step, text, attend, "none"))
         x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)
         eps = self.backbone.eps(x, step, text, attend) if len(x) else x
         return rows.completed(eps, copies)
@@ -105,17 +145,17 @@ class Run:
         attend: Attend | None = None,
         jacobian: bool = True,
     ) -> tuple[Latents, Latents]:
-        """∂ energy(x, e) / ∂x, e being the noise that the network predicts for x; and e itself.
+        """∂ energy(x, e) / ∂x, where e is the noise that the network predicts for x; and e itself.
 
         The parameters get no gradient. Works inside `torch.no_grad` and `torch.inference_mode`.
 
         Args:
-            jacobian: whether e depends on x: the gradient then goes through the network, else e counts as a constant.
+            jacobian: whether the gradient goes through the network. If not, e counts as a constant.
         """
         with self._differentiable(attend):
             z = x.detach().clone().requires_grad_()
             with torch.set_grad_enabled(jacobian):
-                eps = self.eps(z, step, text.clone())
+                eps = self.backbone.eps(z, step, text.clone())
             (gradient,) = torch.autograd.grad(energy(z, eps), z)
         return gradient, eps.detach()
 
@@ -125,7 +165,7 @@ class Run:
         """∂ energy(e) / ∂text through the network, as `gradient`; and the energy."""
         with self._differentiable():
             embedding = text.detach().clone().requires_grad_()
-            value = energy(self.eps(x.clone(), step, embedding))
+            value = energy(self.backbone.eps(x.clone(), step, embedding))
             (gradient,) = torch.autograd.grad(value, embedding)
         return gradient, value.detach()
 

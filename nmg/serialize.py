@@ -106,7 +106,9 @@ def _identified(value: Any) -> Any:
     if isinstance(value, Image.Image):
         return value.mode, value.size, hashlib.sha256(value.tobytes()).hexdigest()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        held = {field.name: _identified(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        held = {
+            field.name: _identified(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare
+        }
         return type(value).__name__, held
     if isinstance(value, dict):
         return [(key, _identified(item)) for key, item in value.items()]
@@ -136,10 +138,13 @@ def save(path: str | os.PathLike, form: str, tensors: dict[str, Tensor], describ
     os.replace(part, path)
 
 
-def load(path: str | os.PathLike, form: str, what: str, cure: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    path: str | os.PathLike, form: str | Sequence[str], what: str, cure: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the description that `save` wrote.
 
     Args:
+        form: the file's form, or those that can be read.
         what: what the file should hold, and `cure` how to make one: for the messages.
 
     Raises:
@@ -152,7 +157,7 @@ def load(path: str | os.PathLike, form: str, what: str, cure: str) -> tuple[dict
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != form:
+            if metadata.get("format") not in ([form] if isinstance(form, str) else form):
                 raise ValueError(f"{name} holds no {what} of this version; {cure}")
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["described"])  # noqa: SIM118
     except SafetensorError as error:

@@ -196,7 +196,7 @@ class WordSwap(Controller):
             threshold=blend.threshold,
             blend_from=int(blend.start * count),
             largest=math.prod(sampler.trajectory.latent_size) // 4,
-            watched=backbone.quarter_size(sampler.trajectory.latent_size),
+            watched=backbone.word_map_size(sampler.trajectory.latent_size),
         )
 
     def attend(self, step: Step) -> Attend:

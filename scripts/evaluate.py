@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 import nmg
 from nmg.backbones import Backbone
 from nmg.editors import Editor
-from nmg.guidance import CFG
+from nmg.guidance import CFG, Guidance
 from nmg.lab import metrics
 from nmg.lab.bench.records import Record, read
 from nmg.lab.profile import MENAGERIE
@@ -68,7 +68,7 @@ def generation(pipe: Any, classifier: FactorClassifier, count: int, scale: float
 
 
 def reconstruction(
-    backbone: Backbone, count: int, guidances: dict[str, CFG], first_seed: int = TEST_SEEDS, steps: int = 50
+    backbone: Backbone, count: int, guidances: dict[str, Guidance], first_seed: int = TEST_SEEDS, steps: int = 50
 ) -> dict[str, Any]:
     """PSNR of each guidance's reconstruction to the autoencoder's own, per guidance."""
     rows: dict[str, list[float]] = {name: [] for name in guidances}
@@ -143,7 +143,7 @@ def summary(rows: Sequence[Record]) -> dict[str, Any]:
     return {**means, "psnr": None, "exact": exact} if exact else means
 
 
-def bundled_guidances() -> dict[str, CFG]:
+def bundled_guidances() -> dict[str, Guidance]:
     """Plain DDIM and NMG at the bundled model's text scale, plain DDIM at 1 and at 7.5."""
     scale = MENAGERIE.scales["text_scale"]
     return {

@@ -144,8 +144,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     clock = Clock(device)
     edit = edit_once(arguments, backbone, trajectory, clock)
     peak, seconds = memory.peak, time.perf_counter() - clock.start
-    if edit and edit.followed != again:
-        raise RuntimeError(f"{arguments.measurement}: the source's path was {'' if edit.followed else 'not '}followed")
+    if edit and edit.replayed != again:
+        raise RuntimeError(f"{arguments.measurement}: the source row was {'' if edit.replayed else 'not '}replayed")
     if edit and arguments.keep:
         edit.trajectory.save(arguments.keep)
     return {

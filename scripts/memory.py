@@ -59,7 +59,7 @@ def main() -> None:
         for worthwhile, who in ((activations.WORTHWHILE, ""), (2**60, ", by PyTorch itself")):
             kept = Kept(pipe.unet)
             with saved_tensors_hooks(kept, lambda tensor: tensor), patch.object(activations, "WORTHWHILE", worthwhile):
-                nmg.NoiseMap().gradient(run, down[10], trajectory.start, text[:1])
+                nmg.NoiseMap().steer(run, down[10], run.start)
             print(f"noise map guidance keeps     {kept.gib:.2f} GiB{who}")
         kept = Kept(pipe.unet)
         # Without values no two texts are known to be equal.

@@ -87,9 +87,9 @@ class Backbone:
         height, width = (sample, sample) if isinstance(sample, int) else sample
         return width * self.pixels_per_latent, height * self.pixels_per_latent
 
-    def latent_size(self, picture: PIL.Image) -> tuple[int, int]:
-        """Height and width of a picture's latent."""
-        return picture.height // self.pixels_per_latent, picture.width // self.pixels_per_latent
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latent of a picture of this width and height."""
+        return size[1] // self.pixels_per_latent, size[0] // self.pixels_per_latent
 
     @property
     def max_tokens(self) -> int:
@@ -156,17 +156,16 @@ class Backbone:
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> TextEmbeddings:
-        """Embeddings of the prompts, padded to one length.
-
-        Raises:
-            TypeError, ValueError: for a prompt that is no string or longer than the encoder reads.
-        """
-        self.check(prompts)
+        """Embeddings of prompts that were checked, padded to one length."""
         with alone_with(self.tokenizer):
             return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raise for a prompt that `text` can't encode."""
+        """Raise for a prompt that `text` can't encode.
+
+        Raises:
+            TypeError, ValueError: for a prompt that is no string or longer than the encoder reads.
+        """
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")

@@ -1,15 +1,14 @@
-"""The editor that changes nothing, and the hooks by which an editor lets targets take from the source."""
+"""The hooks of an editor, and the editor that changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nmg import rows
 from nmg.attention import Attend
 from nmg.backbones import Backbone
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Doubled, Latents, Mask, TextEmbeddings
 
 
@@ -17,23 +16,28 @@ from nmg.types import Doubled, Latents, Mask, TextEmbeddings
 class Editor:
     """The identity: every target follows its own prompt from the source's noise.
 
-    An editor changes target rows only: the source's path is its guidance's, and the same for every editor.
-    `prepare` returns the object whose hooks a run calls; an editor with a memory returns a fresh one.
+    An editor is a frozen dataclass of its settings. Every hook does nothing by default. An editor changes target rows
+    only: the source row is the same for every editor. One with a memory returns a fresh object from `prepare`, whose
+    hooks the run then calls.
     """
 
-    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
-        """Raise for what the editor can't use, before anything is computed: prompts, the source's first, or a plan."""
+    def opened(self) -> Editor:
+        """The same editor with the files that it names read."""
+        return self
+
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for a request that the editor can't serve, before anything is computed."""
 
     def negative(self, source: str) -> str:
         """The prompt of the null half where none is given."""
         return ""
 
     def targets(self, source: str) -> tuple[str, ...]:
-        """The targets where no target prompt is given; by default none, for the reconstruction alone."""
+        """The target prompts where none is given; by default none, for the reconstruction alone."""
         return ()
 
     def prepare(self, run: Run) -> Editor:
-        """Once per run, before its first step."""
+        """The editor that one run calls; asked before the first step."""
         return self
 
     def text(self, run: Run, step: Step) -> TextEmbeddings:
@@ -45,17 +49,19 @@ class Editor:
         return None
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
-        """The copies of the source row that the targets look at in the step's network call: by default both, or none
-        where `attend` leaves the network alone."""
+        """The copies of the source row that the targets read in the step's network call.
+
+        By default both, or none where `attend` leaves the network alone.
+        """
         return "none" if self.attend(run, step) is None else "both"
 
     def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
         """Move the doubled rows [null; text] before the network sees them."""
         return x
 
-    def known(self, run: Run, step: Step) -> Doubled | None:
-        """The noise of the source's null and text copy where `steer` has asked the network for it in this step: they
-        are then left out of the step's call."""
+    def source_noise(self, run: Run, step: Step) -> Doubled | None:
+        """The noise of the source's null and text copy, where `steer` has computed it: the step's call leaves both
+        out."""
         return None
 
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -63,5 +69,5 @@ class Editor:
         return x
 
     def mask(self, run: Run) -> Mask | None:
-        """Where each row may now differ from the source, at the latent's size; None where it may everywhere."""
+        """Where each row may differ from the source so far, at the latent's size; None for everywhere."""
         return None

@@ -84,8 +84,10 @@ class EditDirection:
         if first == second:
             raise ValueError(f"a direction from {source!r} to {target!r} leads nowhere; give two different contents")
         known = _KNOWN.setdefault(backbone.pipe.text_encoder, {})
+        backbone.check([first[0], second[0]])
         key = (first, second, len(backbone.tokenizer), _fingerprint(backbone, (first[0], second[0])))
         if key not in known:
+            backbone.check([*first, *second])
             here, there = _encoded(backbone, first), _encoded(backbone, second)
             move = there.mean(0, keepdim=True) - here.mean(0, keepdim=True)
             known[key] = cls(move, first, second, _separation(here, there))

@@ -4,6 +4,8 @@ Synthesis and Editing", ICCV 2023, arXiv 2304.08465.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -16,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg import images, masks, rows
+from nmg import masks, rows
 from nmg.alignment import find, tokenize
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Heads
 
 Maps = Float[Tensor, "maps height width"]
@@ -33,28 +35,27 @@ START_LAYER = 10 / 16
 
 @dataclass(frozen=True)
 class MasaCtrl(Editor):
-    """Targets that change their pose or viewpoint and keep the source's look: mutual self-attention (section 4.1).
+    """Targets in another pose or viewpoint that keep the source's appearance: mutual self-attention (section 4.1).
 
-    From a step and a layer on, a target's queries attend to the source's keys and values, null and text
-    halves apart. With masks (section 4.2) the target's foreground looks at the source's foreground only, and its
-    background at the source's background only; give either the masks, or the words that they are found by.
+    From a step and a layer on, a target's queries attend to the source's keys and values, in the null and the text half
+    alike. With masks (section 4.2) the target's foreground attends to the source's foreground only, and its background
+    to the source's background only. Give either the masks, or the words that they are found by.
 
     Args:
-        start_step: the first step of mutual attention, or its share of the steps, such as 0.2; before it, the target's
-            own prompt lays the picture out. The paper's 4 belongs to 50 steps.
-        start_layer: the first self-attention layer of it, counted from 0 in the order they run. If not given, 10 of
-            Stable Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
+        start_step: the first step of mutual attention, or its share of the steps, such as 0.2. Before it, the target
+            follows its own prompt. The paper's 4 belongs to 50 steps.
+        start_layer: its first self-attention layer, counted from 0 in the order they run. If not given, 10 of Stable
+            Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
         source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file
             of any size (brighter than half is foreground).
-        words: a word or phrase of the source prompt, then one of each target prompt, whose cross-attention finds
-            the foreground at every step (section 4.2, "mask-aware"); layers that run before the first of its maps in a
-            step have none.
-        threshold: share of a found map's range from which a position is foreground.
+        words: a word or phrase of the source prompt, then one of each target prompt. Their cross-attention finds the
+            foreground at every step (section 4.2, "mask-aware"). Layers that run before the first such map in a step
+            have no mask.
+        threshold: share of a map's range from which a position is foreground.
 
     Raises:
-        ValueError: for a start before the first step or layer, one mask without the other, or masks and words at once;
-            when a run is prepared, for a start layer that the network doesn't have or a word that its prompt does not
-            hold.
+        ValueError: for a start before the first step or layer, one mask without the other, or masks and words at once.
+            For a request: for a start layer that the network doesn't have, or a word that its prompt does not hold.
     """
 
     start_step: int | float = 4
@@ -88,18 +89,22 @@ class MasaCtrl(Editor):
         if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
             raise ValueError(f"MasaCtrl: threshold={self.threshold!r} must be a share of the range, 0…1, such as 0.1")
 
-    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
-        """Find the layers and steps, open the masks and look the words up."""
+    def opened(self) -> Editor:
+        given = {"source_mask": self.source_mask, "target_mask": self.target_mask}
+        named = {name: mask for name, mask in given.items() if isinstance(mask, str | os.PathLike)}
+        return dataclasses.replace(self, **{name: masks.opened(mask) for name, mask in named.items()})  # type: ignore
+
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for a layer or step that is not there, a mask of one value, or a word that its prompt does not hold."""
         self.first_layer(backbone)
-        self.marked(backbone, prompts)
-        self.given_masks(plan.latent_size)
-        if len(prompts) > 1:
-            self.check_start(plan.steps)
+        self.marked(backbone, request.prompts)
+        self.given_masks(backbone.latent_size(request.size))
+        if len(request.prompts) > 1:
+            self.check_start(request.steps)
 
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        self.check_start(len(run.steps))
         given = self.given_masks(run.latent_size)
         return _Running(
             config=self,
@@ -112,8 +117,6 @@ class MasaCtrl(Editor):
     def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:
         """The masks of source and target, if they were given."""
         given = [mask for mask in (self.source_mask, self.target_mask) if mask is not None]
-        for mask in given:
-            images.load(mask)
         return torch.stack([masks.load(mask, latent_size, "MasaCtrl") for mask in given]) if given else None
 
     def check_start(self, count: int) -> None:
@@ -195,7 +198,7 @@ class _Running(Editor):
 
     def grounds(self, seen: _Seen, size: tuple[int, int], count: int) -> tuple[Ground | None, Ground | None]:
         """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer of `size`; two
-        Nones where nothing is known of them."""
+        Nones without masks."""
         if self.masks is not None:
             source, target = (F.interpolate(self.masks[:, None], size).flatten(1) > 0.5).split(1)
             return source, target.expand(count - 1, -1)
@@ -207,7 +210,7 @@ class _Running(Editor):
 
     @staticmethod
     def mutual(q: Heads, k: Heads, v: Heads, source: Ground | None, targets: Ground | None) -> Heads:
-        """Self-attention of one half in which the targets look at the source."""
+        """Self-attention of one half in which the targets attend to the source."""
         own = attention(rows.source(q), rows.source(k), rows.source(v))
         q, k, v = rows.targets(q), *(rows.source(x).expand_as(rows.targets(x)) for x in (k, v))
         # A mask that holds everything or nothing separates nothing.
@@ -219,7 +222,7 @@ class _Running(Editor):
 
 @dataclass
 class _Seen:
-    """Where the prompts' words look, over the layers that one network call has passed."""
+    """Attention maps of the prompts' words, over the layers that one network call has run."""
 
     marked: list[list[int]] | None
     size: tuple[int, int]
@@ -230,8 +233,8 @@ class _Seen:
         if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
             return
         mean = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)
-        looks = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
-        self.layers.append(torch.stack(looks).unflatten(1, self.size))
+        maps = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
+        self.layers.append(torch.stack(maps).unflatten(1, self.size))
 
     def maps(self) -> Maps | None:
         """One map per prompt in 0…1, or None before the first layer."""

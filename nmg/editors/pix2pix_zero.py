@@ -4,6 +4,7 @@ arXiv 2302.03027.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.editors.directions import EditDirection, Side
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Doubled, Heads, Latents, TextEmbeddings
 
 Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
@@ -29,23 +30,23 @@ Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
 
 @dataclass(frozen=True)
 class Pix2PixZero(Editor):
-    """Targets whose text is the source's, moved along a direction, and whose words look where the source's look.
+    """Targets whose text is the source's moved along a direction, with cross-attention maps near the source's.
 
-    Before a target's noise is predicted, its latent descends on the squared distance of its cross-attention maps to
-    those that the source has in the same step (section 3.2, cross-attention guidance). The descent moves the null and
-    the text copy of the latent apart; the null copy goes on. Where no negative prompt is given, the source prompt is
-    it, as Noise Map Guidance runs the method: the source then follows its prompt alone, at every text scale.
+    Before a target's noise is predicted, its latent takes a gradient step on the squared distance of its
+    cross-attention maps to the source's in the same step (section 3.2, cross-attention guidance). The null and the text
+    copy of the latent take different steps; the null copy is kept. Where no negative prompt is given, the source prompt
+    is used, as in Noise Map Guidance's code: the source row then follows its prompt alone, at every text scale.
 
     Args:
-        direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes; the
-            only target needs no prompt then, and one that is given is only a name (a warning says so). If not given,
-            targets follow their own prompts: the direction is the difference of two prompts' embeddings.
-        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original;
-            0 for none.
+        direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes. The
+            only target then needs no prompt; one that is given is only a name, and a warning says so. Without a
+            direction, targets follow their own prompts: the direction is the difference of two prompts' embeddings.
+        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for
+            none.
 
     Raises:
-        ValueError: for an amount that is not finite; when a run is prepared, for a direction whose shape is not the
-            text encoder's, or several targets of one direction.
+        ValueError: for an amount that is not finite. For a request: for a direction whose shape is not the text
+            encoder's, or several targets of one direction.
     """
 
     direction: Direction = None
@@ -64,9 +65,14 @@ class Pix2PixZero(Editor):
                 f"Pix2PixZero: direction has {len(self.direction)} sides; give two, such as direction=('cat', 'dog')"
             )
 
-    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
-        """Find the direction."""
-        self.resolved(backbone, len(prompts) - 1)
+    def opened(self) -> Editor:
+        if not isinstance(self.direction, str | os.PathLike):
+            return self
+        return dataclasses.replace(self, direction=EditDirection.load(self.direction))
+
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for a direction that can't be found or does not fit."""
+        self.resolved(backbone, len(request.prompts) - 1)
 
     def negative(self, source: str) -> str:
         return source
@@ -102,7 +108,7 @@ class Pix2PixZero(Editor):
         return _Running(self, rows.with_targets(source + move.embedding.to(source), run.text))
 
     def resolved(self, backbone: Backbone, targets: int = 1) -> EditDirection | None:
-        """The direction itself, or None where targets follow their prompts."""
+        """The direction, or None where targets follow their prompts."""
         if self.direction is None:
             return None
         if targets > 1:
@@ -112,8 +118,6 @@ class Pix2PixZero(Editor):
             )
         if isinstance(self.direction, EditDirection):
             found = self.direction
-        elif isinstance(self.direction, str | os.PathLike):
-            found = EditDirection.load(self.direction)
         else:
             found = EditDirection.between(backbone, *self.direction)
         expected = backbone.text([""]).shape[1:]
@@ -131,7 +135,7 @@ class _Running(Editor):
 
     Attributes:
         embeddings: the text that the rows follow.
-        noise: of the source's null and text copy, by the step that it was asked for last.
+        noise: of the source's null and text copy, by the step that it was computed in last.
     """
 
     config: Pix2PixZero
@@ -148,34 +152,34 @@ class _Running(Editor):
         (null, content), (null_text, content_text) = rows.halves(x), rows.halves(text)
 
         # The maps that the source has in this step, once for both copies where they read the same.
-        looks: list[Tensor] = []
+        maps: list[Tensor] = []
         texts = torch.cat([rows.source(null_text), rows.source(content_text)])
         copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
         self.noise.clear()
-        self.noise[step.index] = run.eps(rows.doubled(rows.source(x)), step, texts, _watching(looks), copies)
+        self.noise[step.index] = run.eps(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
 
         # One gradient step of every target.
         gradients = []
         for row in range(1, len(null)):
             pair = torch.cat([null[row : row + 1], content[row : row + 1]])
             pair_text = torch.cat([null_text[row : row + 1], content_text[row : row + 1]])
-            gradients.append(self.gradient(run, step, pair, pair_text, looks))
+            gradients.append(self.gradient(run, step, pair, pair_text, maps))
         down = self.config.amount * torch.stack(gradients, 1)
         null, content = (
             rows.with_targets(rows.targets(half) - move, half) for half, move in zip((null, content), down, strict=True)
         )
         return torch.cat([null, content])
 
-    def known(self, run: Run, step: Step) -> Doubled | None:
+    def source_noise(self, run: Run, step: Step) -> Doubled | None:
         return self.noise.get(step.index)
 
     @staticmethod
-    def gradient(run: Run, step: Step, pair: Latents, text: TextEmbeddings, looks: list[Tensor]) -> Latents:
+    def gradient(run: Run, step: Step, pair: Latents, text: TextEmbeddings, maps: list[Tensor]) -> Latents:
         """∂/∂x of the distance of a target's maps, null and text copy, to the source's."""
         # Half precision sees the sum over rows and heads, whose gradients are larger.
         own: list[Tensor] = []
-        scale = len(pair) * looks[0].shape[1]
-        gradient, _ = run.gradient(pair, step, text, lambda z, eps: scale * distance(own, looks), _watching(own))
+        scale = len(pair) * maps[0].shape[1]
+        gradient, _ = run.gradient(pair, step, text, lambda z, eps: scale * distance(own, maps), _keeping(own))
         return gradient / scale
 
 
@@ -185,14 +189,13 @@ def distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Float[Tensor, 
     return torch.stack([(a - b).float().square().sum((-2, -1)).mean() for a, b in zip(maps, others, strict=True)]).sum()
 
 
-def _watching(maps: list[Tensor]) -> Attend:
+def _keeping(maps: list[Tensor]) -> Attend:
     """An attention that keeps every cross-attention map of the call."""
 
     def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
         if not site.is_cross:
             return None
-        looks = probabilities(q, k)
-        maps.append(looks)
-        return looks @ v
+        maps.append(probabilities(q, k))
+        return maps[-1] @ v
 
     return attend

@@ -18,7 +18,7 @@ from nmg.attention import Attend, Site, attention, probabilities
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Heads, Latents, Mask, Probabilities
 
 Window = float | tuple[float, float]
@@ -30,13 +30,13 @@ MODES = ("replace", "refine")
 
 @dataclass(frozen=True)
 class LocalBlend:
-    """Keep the source outside of where both prompts' chosen words look (section 4, "Local Editing").
+    """Keep the source outside the places of chosen words, by their attention maps (section 4, "Local Editing").
 
     Args:
         words: for every prompt, the source's first, a word or phrase or several of them.
         subtract: likewise, words whose places are taken out of the mask.
-        threshold: share of the map's maximum from which a position belongs to the mask; a second
-            number, if given, is for the subtracted words.
+        threshold: share of the map's maximum above which a position belongs to the mask. A second number, if given, is
+            for the subtracted words.
         start: fraction of the steps before blending begins.
     """
 
@@ -56,23 +56,23 @@ class LocalBlend:
 
 @dataclass(frozen=True)
 class PromptToPrompt(Editor):
-    """The targets take the source's attention: where each word looks, and how the picture is laid out.
+    """The targets take the source's attention maps: cross-attention for words, self-attention for the layout.
 
     Args:
-        mode: "replace" (prompts of equally many words), "refine" (words added or dropped), or None to
-            choose by the prompts' numbers of words, for each target by itself.
-        cross_replace: the steps in which cross-attention is taken over; a mapping gives windows to words of
-            the target prompt, and to all others by the key "default_" (all steps without it).
-        self_replace: the steps in which self-attention is taken over.
+        mode: "replace" (prompts of equally many words) or "refine" (words added or dropped). None chooses for each
+            target by the numbers of words.
+        cross_replace: the steps in which cross-attention is replaced. A mapping gives windows to words of the target
+            prompt, and to all others by the key "default_" (all steps without it).
+        self_replace: the steps in which self-attention is replaced.
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
-        local_blend: restrict the edit to the places of words.
+        local_blend: restricts the edit to the places of words.
         word_map: "aligned", or "authors" for the replacement map of the published code.
-        self_positions: self-attention of at most so many positions is taken over; the model's own if not
-            given, which is the paper's 32×32 at 512×512.
+        self_positions: the most positions of a layer whose self-attention is replaced; the model's own if not given:
+            the paper's 32×32 at 512×512.
 
     Raises:
-        ValueError: for an unknown mode or word map, a window that is no part of 0…1, or no positions; when a run is
-            prepared, for a word that its prompt does not hold.
+        ValueError: for an unknown mode or word map, a window outside 0…1, or no positions. For a request: for a word
+            that its prompt does not hold.
     """
 
     mode: str | None = None
@@ -102,9 +102,9 @@ class PromptToPrompt(Editor):
             if not math.isfinite(factor):
                 raise ValueError(f"the weight of {word!r} is {factor}; give a finite number")
 
-    def check(self, backbone: Backbone, prompts: Sequence[str], plan: Plan) -> None:
-        """Align the prompts and look every word up."""
-        source, *targets = tokens = self.tokens(backbone, prompts)
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for prompts that can't be aligned, or a word that its prompt does not hold."""
+        source, *targets = tokens = self.tokens(backbone, request.prompts)
         for target in targets:
             self.correspondence(source, target)
         if targets:
@@ -190,7 +190,7 @@ def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
 
 @dataclass(frozen=True, eq=False)
 class _Running(Editor):
-    """One run of Prompt-to-Prompt: the aligned prompts, and the mask that grows step by step."""
+    """One run of Prompt-to-Prompt: the aligned prompts, and the sums of attention maps for the mask."""
 
     config: PromptToPrompt
     weights: Tensor
@@ -226,10 +226,10 @@ class _Running(Editor):
 
     @staticmethod
     def take_layout(q: Heads, k: Heads, v: Heads) -> Heads:
-        """Self-attention in which the text half's targets look where the source looks."""
+        """Self-attention in which the text half's targets have the source's map."""
         (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
-        looks_q, looks_k = (rows.source(x).expand_as(x) for x in (text_q, text_k))
-        return torch.cat([attention(null_q, null_k, null_v), attention(looks_q, looks_k, text_v)])
+        source_q, source_k = (rows.source(x).expand_as(x) for x in (text_q, text_k))
+        return torch.cat([attention(null_q, null_k, null_v), attention(source_q, source_k, text_v)])
 
     def take_words(self, q: Heads, k: Heads, v: Heads, active: Tensor, watches: bool) -> Heads:
         """Cross-attention of the text half, edited; the null half is never edited."""
@@ -240,7 +240,7 @@ class _Running(Editor):
         return torch.cat([attention(null_q, null_k, null_v), maps @ text_v])
 
     def edited(self, maps: Probabilities, active: Tensor) -> Probabilities:
-        """Attention maps [rows, heads, positions, tokens] in which the targets take over the source's words."""
+        """Attention maps [rows, heads, positions, tokens] in which the source's replace the targets'."""
         # Source columns to target columns, kept where a token has a partner.
         source, own = rows.source(maps), rows.targets(maps)
         weights, kept, factors, active = (x.to(maps.dtype) for x in (self.weights, self.kept, self.factors, active))
@@ -263,7 +263,7 @@ class _Running(Editor):
 
 @dataclass
 class _Blending:
-    """The running sum of the chosen words' attention, and the mask that it makes."""
+    """The sum of the chosen words' attention maps so far, and the mask that it gives."""
 
     config: LocalBlend
     chosen: Tensor

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, the hooks by which a guidance keeps the source row on its path, and stacks of guidances."""
+"""The hooks of a guidance, classifier-free guidance, and several guidances at once."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from nmg import rows
+from nmg.backbones import Backbone
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Doubled, Latents, TextEmbeddings
 
 
 @dataclass(frozen=True)
-class CFG:
-    """Classifier-free guidance alone: plain DDIM sampling.
+class Guidance:
+    """How the noise of the null and the text half is combined, and how the source row stays on its noise maps.
 
-    e = e_∅ + w (e_c - e_∅); Ho & Salimans 2022, arXiv 2207.12598, equation 6.
+    A guidance is a frozen dataclass of its settings. Every hook does nothing by default, except `combine`, which is
+    classifier-free guidance. A subclass overrides the hooks that it needs. One with a memory returns a fresh object
+    from `prepare`, whose hooks the run then calls.
 
-    Every hook does nothing by default; a subclass overrides those that it needs. `prepare` returns
-    the object whose hooks a run calls, so that a guidance with a memory returns a fresh one. What the hooks do to the
-    source row must not depend on the targets: the row is followed again without them (see `nmg.guidance.cache`), and
-    `steer`, which may move no other row, is then not called.
+    What the hooks do to the source row must not depend on the targets: the row is recorded once and replayed for other
+    targets (see `nmg.guidance.cache`). `steer` may move the source row alone.
 
     Args:
-        text_scale: w. 1 follows the prompt alone, 7.5 is Stable Diffusion's habit.
+        text_scale: w of classifier-free guidance. 1 follows the prompt alone; Stable Diffusion's default is 7.5.
 
     Raises:
         ValueError: for a scale that is not finite.
@@ -39,16 +40,19 @@ class CFG:
         for name in (entry.name for entry in fields(self) if entry.type in (float, "float")):
             check_finite(self, name, getattr(self, name))
 
-    def __add__(self, other: CFG) -> CFG:
+    def __add__(self, other: Guidance) -> Guidance:
         """Both guidances at once: see `Stack`."""
-        return Stack((*_parts(self), *_parts(other))) if isinstance(other, CFG) else NotImplemented
+        return Stack((*_parts(self), *_parts(other))) if isinstance(other, Guidance) else NotImplemented
 
-    def check(self, plan: Plan) -> None:
-        """Raise for a run that the guidance can't follow, before anything is computed."""
+    def opened(self) -> Guidance:
+        """The same guidance with the files that it names read."""
+        return self
 
-    def prepare(self, run: Run) -> CFG:
-        """Once per run, before its first step."""
-        self.check(Plan.of(run.trajectory))
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for a request that the guidance can't serve, before anything is computed."""
+
+    def prepare(self, run: Run) -> Guidance:
+        """The guidance that one run calls; asked before the first step."""
         return self
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -60,7 +64,10 @@ class CFG:
         return run.null
 
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
-        """Noise of the null and text halves to the noise that every row follows."""
+        """The noise that every row follows, from that of its null and text copy.
+
+        By default e_∅ + w (e_c - e_∅): Ho & Salimans 2022, arXiv 2207.12598, equation 6.
+        """
         null, text = rows.halves(eps)
         return null + self.text_scale * (text - null)
 
@@ -69,17 +76,26 @@ class CFG:
         return x
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
-        """The copies of the source row whose noise the guidance needs; called after `steer`. By default both, unless
-        they read the same text; "none" from one whose `correct` sets the source row whatever the step gave."""
+        """The copies of the source row that the network must see; called after `steer`.
+
+        By default both, or one where they read the same text. A guidance whose `correct` sets the source row, whatever
+        the step gave, returns "none".
+        """
         same = torch.equal(rows.source(self.null(run, step)), rows.source(run.text))
         return "text" if same else "both"
 
 
 @dataclass(frozen=True)
-class Stack(CFG):
+class CFG(Guidance):
+    """Classifier-free guidance alone: plain DDIM sampling."""
+
+
+@dataclass(frozen=True)
+class Stack(Guidance):
     """Several guidances in one run, written `a + b`: their hooks are called one after the other.
 
-    One that replaces the null prompt comes last, wherever it is written: it starts where the others lead.
+    One that replaces the null prompt is called last, wherever it is written: it starts from the latent that the others
+    lead to.
 
     Args:
         parts: guidances of one text scale, of which at most one replaces the null prompt and at most one combines the
@@ -90,7 +106,7 @@ class Stack(CFG):
     """
 
     text_scale: float = field(init=False, default=1.0)
-    parts: tuple[CFG, ...] = ()
+    parts: tuple[Guidance, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -108,11 +124,14 @@ class Stack(CFG):
             if len(own) > 1:
                 raise ValueError(f"{names}: {' and '.join(own)} both {what}, and only one can; leave one out")
 
-    def check(self, plan: Plan) -> None:
-        for part in self.parts:
-            part.check(plan)
+    def opened(self) -> Guidance:
+        return Stack(tuple(part.opened() for part in self.parts))
 
-    def prepare(self, run: Run) -> CFG:
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        for part in self.parts:
+            part.check(backbone, request)
+
+    def prepare(self, run: Run) -> Guidance:
         return Stack(tuple(part.prepare(run) for part in self.parts))
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -140,15 +159,15 @@ class Stack(CFG):
         return last[0].copies(run, step) if last and _overrides(last[0], "copies") else super().copies(run, step)
 
 
-def check_finite(method: CFG, name: str, value: object) -> None:
+def check_finite(method: object, name: str, value: object) -> None:
     """Raise ValueError for a setting that is no finite number."""
     if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
         raise ValueError(f"{type(method).__name__}: {name}={value!r} must be a finite number")
 
 
-def _overrides(part: CFG, hook: str) -> bool:
-    return getattr(type(part), hook) is not getattr(CFG, hook)
+def _overrides(part: Guidance, hook: str) -> bool:
+    return getattr(type(part), hook) is not getattr(Guidance, hook)
 
 
-def _parts(guidance: CFG) -> Iterator[CFG]:
+def _parts(guidance: Guidance) -> Iterator[Guidance]:
     yield from guidance.parts if isinstance(guidance, Stack) else (guidance,)

@@ -7,23 +7,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nmg import rows
-from nmg.guidance.base import CFG
+from nmg.backbones import Backbone
+from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned
 from nmg.levels import Step
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Doubled, Latents
 
 
 @dataclass(frozen=True)
-class Direct(CFG):
+class Direct(Guidance):
     """The source row is put back on its noise map after each step (section 4, algorithm 1).
 
-    The paper adds the difference between map and row, which was stored on a walk before; on the source row that is the
-    same as taking the map. Targets are left alone: they see the source through attention.
+    The paper adds the stored difference between map and row; on the source row that is the same as taking the map. The
+    targets are not changed: they see the source through attention.
     """
 
-    def check(self, plan: Plan) -> None:
-        need_aligned(self, plan)
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        need_aligned(self, request)
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         return rows.with_source(run.trajectory.target(step), x)

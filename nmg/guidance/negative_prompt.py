@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import rows
-from nmg.guidance.base import CFG
+from nmg.backbones import Backbone
+from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, predict_clean
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.types import Doubled, Latents, TextEmbeddings
 
 THRESHOLDS = ("hard", "soft")
@@ -25,11 +26,11 @@ PULLS = ("inversion", "reconstruction", "none")
 
 
 @dataclass(frozen=True)
-class NegativePrompt(CFG):
+class NegativePrompt(Guidance):
     """The null prompt is the source prompt (section 3.2): the source row follows e_c at every text scale."""
 
-    def check(self, plan: Plan) -> None:
-        need_no_negative(self, plan, "takes the source prompt for the null prompt")
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        need_no_negative(self, request, "takes the source prompt for the null prompt")
 
     def null(self, run: Run, step: Step) -> TextEmbeddings:
         return rows.source(run.text).expand_as(run.null)
@@ -37,8 +38,8 @@ class NegativePrompt(CFG):
 
 @dataclass(frozen=True)
 class ProxNegativePrompt(NegativePrompt):
-    """Negative-prompt inversion that leaves small differences out and holds what stays close to the source (section
-    3.2).
+    """Negative-prompt inversion that drops small differences of the noise and holds unedited places at the source
+    (section 3.2).
 
         d   = e_c - e_∅,   λ = quantile(|d|, q)
         d'  = d where |d| > λ                     (hard)    or sign(d) max(|d| - λ, 0)     (soft)
@@ -83,12 +84,12 @@ class ProxNegativePrompt(NegativePrompt):
         if isinstance(self.dilation, bool) or not isinstance(self.dilation, int) or self.dilation < 0:
             raise ValueError(f"ProxNegativePrompt: dilation={self.dilation!r} must be a whole number from 0 on")
 
-    def check(self, plan: Plan) -> None:
-        super().check(plan)
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        super().check(backbone, request)
         if self.pull == "inversion":
-            need_aligned(self, plan)
+            need_aligned(self, request)
         if self.pull == "reconstruction":
-            need_deterministic(self, plan, 'give pull="inversion"')
+            need_deterministic(self, request, 'give pull="inversion"')
 
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         null, text = rows.halves(eps)

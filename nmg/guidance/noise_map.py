@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import masks, rows
-from nmg.backbones import settings_of
-from nmg.guidance.base import CFG, check_finite
+from nmg.backbones import Backbone, settings_of
+from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
 from nmg.levels import Step, transfer
-from nmg.run import Plan, Run
-from nmg.types import Latents, TextEmbeddings
+from nmg.run import Asked, Run
+from nmg.types import Latents
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
 """Elements of the latent that the published scales belong to: Stable Diffusion 1.4 at 512×512."""
@@ -38,39 +38,35 @@ LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseMap(CFG):
+class NoiseMap(Guidance):
     """Steer the source row back to its noise maps before each text-guided step (section 3.2, equations 7-10).
 
         L   = |step(z_t, e_∅) - z*_{t-1}|
         e_N = e_∅ + s_N · s_g · √(1 - ᾱ_t) · ∂L/∂z_t
         z_t ← step(z_t, e_N),   then classifier-free guidance at the same t.
 
-    L is summed over one row and divided by 4·64·64, so that a scale means the same at every size,
-    batch and latent width; at 512×512 it is the paper's mean. Only the source row is steered: the
-    targets follow it through attention.
+    L is summed over one row and divided by 4·64·64: a scale means the same at every size, batch and latent width, and
+    at 512×512 L is the paper's mean. Only the source row is steered. The targets follow it through attention.
 
     Args:
-        noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. It acts only as
-            the product s_N · s_g: turn one, leave the other.
+        noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. Only the product
+            s_N · s_g counts: change one, leave the other.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
-        level: "end" compares with the noise map of the level that the step ends at; "start" with that of the level it
-            starts at, one later, as the authors' MasaCtrl does.
-        during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. A step that is
-            not steered is plain classifier-free guidance.
-        mask: where the source is guarded, as an array, a PIL image or a file of any size, bright where the full
-            strength holds.
-        outside: share of the strength that holds outside of the mask. At 0 the row still takes its first step there
-            along e_∅, as everywhere.
-        jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t: no
-            backward pass, its time and its memory, and a gradient that only knows the step itself: for L1,
-            √(ᾱ_{t-1} / ᾱ_t) times a sign.
+        level: "end" compares with the noise map of the level that the step ends at. "start" compares with that of the
+            level that it starts at, one later, as the authors' MasaCtrl does.
+        during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. The other steps
+            are plain classifier-free guidance.
+        mask: where the source is steered at full strength: an array, a PIL image or a file of any size, bright there.
+        outside: share of the strength outside the mask. At 0 the row still takes its first step along e_∅ there.
+        jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t.
+            That saves the backward pass; for L1 the gradient is then √(ᾱ_{t-1} / ᾱ_t) times a sign.
 
     Raises:
-        ValueError: for an unknown energy or level, a scale that is not finite, shares that are none; before a
-            run, for a sequence of another length than its steps, a part that holds none of them, a mask that separates
-            nothing, or an inversion without DDIM steps.
+        ValueError: for an unknown energy or level, a scale that is not finite, or shares outside 0…1. For a request:
+            for a sequence of another length than the steps, a part that holds no step, a mask that is all one value, or
+            an inversion whose noise maps no DDIM steps join.
     """
 
     noise_map_scale: float | Sequence[float] | Callable[[Step], float] = 10.0
@@ -107,24 +103,27 @@ class NoiseMap(CFG):
         if not 0 <= self.outside <= 1:
             raise ValueError(f"NoiseMap: outside={self.outside!r} must be a share of the strength, 0…1")
 
-    def check(self, plan: Plan) -> None:
-        need_deterministic(self, plan, "use CFG at the text scale of the inversion, or Direct")
+    def opened(self) -> Guidance:
+        named = isinstance(self.mask, str | os.PathLike)
+        return dataclasses.replace(self, mask=masks.opened(self.mask)) if named else self
+
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
         scales = self.noise_map_scale
-        if isinstance(scales, tuple) and len(scales) != plan.steps:
+        if isinstance(scales, tuple) and len(scales) != request.steps:
             raise ValueError(
-                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {plan.steps} steps; give one "
-                "for each step, noisiest first"
+                f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {request.steps} steps; give "
+                "one for each step, noisiest first"
             )
-        if not self.steered(plan.steps):
+        if not self.steered(request.steps):
             raise ValueError(
-                f"NoiseMap: during={self.during!r} leaves none of the {plan.steps} steps, so nothing would be steered; "
-                "give a larger part"
+                f"NoiseMap: during={self.during!r} leaves none of the {request.steps} steps, so nothing would be "
+                "steered; give a larger part"
             )
         if self.mask is not None:
-            masks.load(self.mask, plan.latent_size, "NoiseMap")
+            masks.load(self.mask, backbone.latent_size(request.size), "NoiseMap")
 
-    def prepare(self, run: Run) -> CFG:
-        super().prepare(run)
+    def prepare(self, run: Run) -> Guidance:
         if self.mask is None:
             return self
         inside = masks.load(self.mask, run.latent_size, "NoiseMap").to(run.text.device)
@@ -148,34 +147,38 @@ class NoiseMap(CFG):
         if step.index not in self.steered(len(run.steps)):
             return x
         source, null = rows.source(x), rows.source(run.null)
-        gradient, eps = self.gradient(run, step, source, null)
-        guided = eps + self.strength(step) * (1 - step.alpha) ** 0.5 * gradient
-        return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
-
-    def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
-        """∂L/∂z_t, and the null noise e_∅; no hook is active in this call."""
         target = LEVELS[self.level](run.trajectory, step).clone()
 
         def energy(z: Latents, eps: Latents) -> Tensor:
             return ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
 
+        # No hook of the editor is active in this call.
         gradient, eps = run.gradient(source, step, null, energy, jacobian=self.jacobian)
-        return gradient / REFERENCE_ELEMENTS, eps
+        gradient = self.weighted(gradient / REFERENCE_ELEMENTS)
+
+        guided = eps + self.strength(step) * (1 - step.alpha) ** 0.5 * gradient
+        return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
+
+    def weighted(self, gradient: Latents) -> Latents:
+        """∂L/∂z_t with the strength of each place."""
+        return gradient
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weighted(NoiseMap):
-    """A run that guards the source more in some places: the gradient is weighted."""
+    """A run whose gradient is weighted place by place."""
 
     weight: Float[Tensor, "height width"]
 
-    def gradient(self, run: Run, step: Step, source: Latents, null: TextEmbeddings) -> tuple[Latents, Latents]:
-        gradient, eps = super().gradient(run, step, source, null)
-        return self.weight * gradient, eps
+    def prepare(self, run: Run) -> Guidance:
+        return self
+
+    def weighted(self, gradient: Latents) -> Latents:
+        return self.weight * gradient
 
 
 def default_guidance(pipe: Any, **scales: Any) -> NoiseMap:
-    """Noise map guidance with the scales that suit a model: the paper's, or the model's own.
+    """Noise map guidance at the model's own scales, or at the paper's where it has none.
 
     Args:
         pipe: a loaded pipeline, or a `Backbone`.

@@ -4,6 +4,7 @@ Guided Diffusion Models", CVPR 2023, arXiv 2211.09794.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg.guidance.base import CFG
+from nmg.backbones import Backbone
+from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, transfer
-from nmg.run import Plan, Run
+from nmg.run import Asked, Run
 from nmg.serialize import load, save
 from nmg.types import Latents, TextEmbeddings
 
@@ -29,14 +31,15 @@ SAME_START = 0.05
 
 @dataclass(frozen=True, eq=False)
 class NullTexts:
-    """The null embeddings that null-text inversion found for one trajectory: save them, and edit without the search.
+    """The null embeddings that null-text inversion found for one trajectory. Saved, they spare the search later.
 
     Attributes:
         embeddings: one for each step, noisiest first, [steps, tokens, features].
-        losses: mean squared distance to the noise map at the last look of each search.
+        losses: mean squared distance to the noise map at the last iteration of each step.
         text_scale: w that they were found for.
         prompt, model: of the trajectory.
-        start: its noisiest map, [1, channels, height, width], by which another picture's is noticed.
+        start: its noisiest map, [1, channels, height, width]. Another picture has another.
+        path: of the file that they were read from, if any.
     """
 
     embeddings: Float[Tensor, "steps tokens features"]
@@ -45,9 +48,11 @@ class NullTexts:
     prompt: str
     model: str
     start: Latents
+    path: str | None = field(default=None, compare=False)
 
-    def described(self) -> None:
-        """A recipe does not hold them: they are found again."""
+    def described(self) -> str | None:
+        """What a recipe holds of them: their file, or nothing. They are then found again."""
+        return self.path
 
     def save(self, path: str | os.PathLike) -> None:
         """Write them to one safetensors file."""
@@ -63,29 +68,30 @@ class NullTexts:
             ValueError: for a file that holds no null texts.
         """
         held, described = load(path, FORMAT, "null texts", "make them with nmg.find_null_texts")
-        return cls(held["embeddings"], tuple(described.pop("losses")), start=held["start"], **described)
+        return cls(
+            held["embeddings"], tuple(described.pop("losses")), start=held["start"], path=os.fspath(path), **described
+        )
 
 
 @dataclass(frozen=True)
-class NullText(CFG):
+class NullText(Guidance):
     """A null embedding for each step, optimised so that the guided step of the source row ends at its noise map.
 
         ∅_t = argmin |D(z_t, e(z_t, ∅) + w (e_c - e(z_t, ∅))) - z*_{t-1}|²      (section 3.2, equation 3)
 
-    by Adam, warm-started from the step before (algorithm 1). All rows are guided with the embedding that was found.
-    Beside another guidance that steers the source row (`NullText(10) + NoiseMap()`) the search starts where that one
-    leads.
+    by Adam, started from the embedding of the step before (algorithm 1). All rows use the embedding that was found.
+    Stacked with a guidance that steers the source row (`NullText(10) + NoiseMap()`), the search starts after its step.
 
     Args:
         text_scale: w.
         iterations: the most optimisation steps in each step.
-        rate: Adam's learning rate at the first step; it falls in a line to half at the last.
-        tolerance: mean squared distance at which the first step's search ends early; `growth` is added for each step.
-        growth: see `tolerance`; `rate` and `growth` follow the share of the steps, so that 50 are as published.
-        embeddings: `NullTexts` of an earlier search, or their file, to be used instead of a search.
+        rate: Adam's learning rate at the first step. It falls linearly to half of that at the last.
+        tolerance: mean squared distance at which the first step's search ends early. `growth` is added for each step.
+        growth: see `tolerance`. `rate` and `growth` go by the share of the steps, so that 50 steps are as published.
+        embeddings: `NullTexts` of an earlier search, or their file, to use instead of a search.
 
     Raises:
-        ValueError: for fewer than one iteration; before a run, for embeddings of other steps, text scale,
+        ValueError: for fewer than one iteration. For a request: for embeddings of another number of steps, text scale,
             model or picture.
     """
 
@@ -100,33 +106,30 @@ class NullText(CFG):
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
             raise ValueError(f"NullText: iterations={self.iterations!r} must be a whole number from 1 on, such as 10")
 
-    def check(self, plan: Plan) -> None:
-        need_aligned(self, plan)
-        need_deterministic(self, plan, "use CFG at the text scale of the inversion, or Direct")
+    def opened(self) -> Guidance:
+        named = isinstance(self.embeddings, str | os.PathLike)
+        return dataclasses.replace(self, embeddings=NullTexts.load(self.embeddings)) if named else self
+
+    def check(self, backbone: Backbone, request: Asked) -> None:
+        need_aligned(self, request)
+        need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
         if self.embeddings is not None:
-            need_no_negative(self, plan, "was given null texts that were found before")
-            _same("steps", len(self.known().embeddings), plan.steps)
-            _same("text scale", self.known().text_scale, self.text_scale)
+            need_no_negative(self, request, "was given null texts that were found before")
+            _same("steps", len(self.embeddings.embeddings), request.steps)
+            _same("text scale", self.embeddings.text_scale, self.text_scale)
+            _same("source prompt", self.embeddings.prompt, request.prompts[0])
+            _same("model", self.embeddings.model, backbone.name)
 
-    def known(self) -> NullTexts:
-        """The null texts of an earlier search, read from their file if need be."""
-        return self.embeddings if isinstance(self.embeddings, NullTexts) else NullTexts.load(self.embeddings)
-
-    def prepare(self, run: Run) -> CFG:
+    def prepare(self, run: Run) -> Guidance:
         if self.embeddings is None:
             return self.search(run)
-        super().prepare(run)
-        known = self.known()
-        _same("source prompt", known.prompt, run.trajectory.prompt)
-        _same("model", known.model, run.trajectory.model)
-        start = run.trajectory.start.cpu()
+        known, start = self.embeddings, run.trajectory.start.cpu()
         if known.start.shape != start.shape or (known.start - start).abs().max() > SAME_START:
             raise ValueError("NullText: the embeddings were found for another picture or inversion; find them again")
         return Found(text_scale=self.text_scale, embeddings=known.embeddings.to(run.null.device))
 
     def search(self, run: Run) -> Search:
         """A fresh search, whatever `embeddings` hold."""
-        super().prepare(run)
         return Search(text_scale=self.text_scale, config=self, first=rows.source(run.null))
 
     def null(self, run: Run, step: Step) -> TextEmbeddings:
@@ -142,7 +145,7 @@ class NullText(CFG):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Found(CFG):
+class Found(Guidance):
     """A run with null embeddings that were found before."""
 
     embeddings: Tensor
@@ -152,8 +155,8 @@ class Found(CFG):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Search(CFG):
-    """A run that searches as it goes: `found` holds the embedding of every step so far, and its loss."""
+class Search(Guidance):
+    """A run that searches step by step. `found` holds the embedding of every step so far, and its loss."""
 
     config: NullText
     first: TextEmbeddings

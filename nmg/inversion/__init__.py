@@ -4,20 +4,21 @@ A trajectory holds the latent of every noise level, from the picture itself (map
 noisiest (map T). It is a value: save it, load it, edit it as often as you like.
 """
 
-from nmg.inversion.base import CONVENTIONS, DDIM
+from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
 from nmg.inversion.run import bar, invert, rise
-from nmg.inversion.trajectory import SourcePath, Trajectory
+from nmg.inversion.trajectory import SourceRow, Trajectory
 
 __all__ = [
     "CONVENTIONS",
     "DDIM",
     "EditFriendly",
     "FixedPoint",
+    "Inversion",
     "Regularised",
-    "SourcePath",
+    "SourceRow",
     "Trajectory",
     "bar",
     "invert",

@@ -1,4 +1,4 @@
-"""How an inversion goes up: the noise that it goes along, and the levels that its noise maps lie at."""
+"""The hooks of an inversion, DDIM, and the levels that the noise maps lie at."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ CONVENTIONS: dict[str, Callable[[tuple[Step, ...], Any], list[Rise]]] = {
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """The noise that the network predicts: Song, Meng & Ermon 2021, arXiv 2010.02502.
+class Inversion:
+    """How a picture's latent goes up the noise levels.
 
-    An inversion is a frozen dataclass of its settings; a subclass overrides `noise`, or `rise` where it does not walk
-    from map to map.
+    An inversion is a frozen dataclass of its settings. A subclass overrides `noise`, the noise that each step goes
+    along; or `rise`, where a map is not made from the map below.
     """
 
     @property
     def deterministic(self) -> bool:
-        """Whether DDIM steps alone lead from map to map; if not, the trajectory holds what is added after each."""
+        """Whether DDIM steps alone lead back from map to map. If not, the trajectory holds a residual for each step."""
         return True
 
     def check(self, convention: str) -> None:
@@ -89,7 +89,7 @@ class DDIM:
     def rise(
         self, ask: Ask, clean: Latents, x: Latents, up: Rise, generator: torch.Generator
     ) -> tuple[Latents, Latents | None]:
-        """The latent at level `up.a_to`, and what the step back down from it lacks (None where it lacks nothing).
+        """The latent at level `up.a_to`, and the residual of the step back down from it (None where it has none).
 
         Args:
             clean: the picture's latent, map 0.
@@ -97,8 +97,13 @@ class DDIM:
         return transfer(x, self.noise(ask, x, up, generator), up.a_from, up.a_to), None
 
 
-def need_aligned(inversion: DDIM, convention: str) -> None:
-    """Raise for a convention whose rises don't mirror the steps down.
+@dataclass(frozen=True)
+class DDIM(Inversion):
+    """The noise that the network predicts: Song, Meng & Ermon 2021, arXiv 2010.02502."""
+
+
+def need_aligned(inversion: Inversion, convention: str) -> None:
+    """Raise for a convention whose inversion steps don't mirror the sampling steps.
 
     Raises:
         ValueError: with the reason.

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from nmg.inversion.base import DDIM, Ask, Rise, need_aligned
+from nmg.inversion.base import Ask, Inversion, Rise, need_aligned
 from nmg.levels import spread, transfer
 from nmg.types import Latents
 
 
 @dataclass(frozen=True)
-class EditFriendly(DDIM):
+class EditFriendly(Inversion):
     """Noise maps drawn independently at every level, and the noise that each stochastic step needs to join them.
 
         z_k = √ᾱ_k z_0 + √(1 - ᾱ_k) n_k,   n_k fresh;   r_k = z_{k-1} - mean(z_k)       (equations 5 and 6)

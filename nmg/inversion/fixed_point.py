@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import torch
 
-from nmg.inversion.base import DDIM, Ask, Rise, need_aligned
+from nmg.inversion.base import Ask, Inversion, Rise, need_aligned
 from nmg.levels import transfer
 from nmg.types import Latents
 
 
 @dataclass(frozen=True)
-class FixedPoint(DDIM):
+class FixedPoint(Inversion):
     """The latent from which the sampling step leads back exactly: z_t = up(z_{t-1}, e(z_t)), found by iteration.
 
     DDIM inversion takes e(z_{t-1}) for e(z_t). Here the network is asked again at each estimate of z_t (AIDI, equation
-    9, without its acceleration) until the estimate stays where it is. Where the iteration runs away, the best estimate
-    so far is kept. With `average`, the noise is the mean over the last estimates (ReNoise, section 3.2).
+    9, without its acceleration) until the estimate stops changing. Where the iteration diverges, the best estimate so
+    far is kept. With `average`, the noise is the mean over the last estimates (ReNoise, section 3.2).
 
     Args:
         iterations: the most times, besides DDIM's one, that the network is asked in each step.
@@ -55,7 +55,7 @@ class FixedPoint(DDIM):
             moved = transfer(x, eps, up.a_from, up.a_to)
             change = (moved - z).square().mean().sqrt().item()
             if estimates[1:] and not change < smallest:
-                # Running away: the last estimate is worse than the one before it.
+                # Diverging: the last estimate is worse than the one before it.
                 estimates.pop()
                 break
             estimates.append(eps)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nmg.inversion.base import DDIM, Ask, Rise
+from nmg.inversion.base import Ask, Inversion, Rise
 from nmg.types import Latents
 
 SMALLEST_LEVEL = 8
@@ -20,7 +20,7 @@ SMALLEST_LEVEL = 8
 
 
 @dataclass(frozen=True)
-class Regularised(DDIM):
+class Regularised(Inversion):
     """Predicted noise moved towards white noise before each step: pix2pix-zero's inversion.
 
     Parmar et al. 2023, arXiv 2302.03027, section 3.1, equations 1 and 2: descent on the noise's auto-correlation, and

@@ -1,4 +1,4 @@
-"""The walk up: from a picture to its trajectory."""
+"""Inversion: from a picture to its trajectory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from nmg import images, rows
 from nmg.backbones import Backbone
-from nmg.inversion.base import CONVENTIONS, DDIM, Ask
+from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
 from nmg.levels import Step, steps
 from nmg.types import Latents, TextEmbeddings
@@ -25,7 +25,7 @@ def invert(
     *,
     steps: int = 50,
     size: tuple[int, int] | None = None,
-    inversion: DDIM | None = None,
+    inversion: Inversion | None = None,
     convention: str = "aligned",
     offset: int | None = None,
     callback: Callback | None = None,
@@ -39,8 +39,8 @@ def invert(
         prompt: the source prompt, what the picture shows.
         steps: T, the number of DDIM steps.
         size: width and height in pixels; the model's own if not given.
-        inversion: how the noise is predicted, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
-        convention: a name in `CONVENTIONS`.
+        inversion: how the maps are made, `DDIM()` if not given; `Regularised()` is pix2pix-zero's.
+        convention: which level each map lies at: a name in `CONVENTIONS`.
         offset: overrides the scheduler's `steps_offset`.
         callback: called after each step up with the step, whose index counts from 0, and the latent that it ended at.
         progress: whether to show a bar.
@@ -49,12 +49,25 @@ def invert(
         ValueError, TypeError: for a prompt, size, number of steps or convention that can't be used.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    backbone.check([prompt])
+    check(inversion or DDIM(), convention)
     picture = backbone.prepare(image, size)
     latents = backbone.encode(images.to_tensor(picture))
     try:
         return rise(backbone, latents, prompt, steps, convention, offset, progress, inversion, callback)
     finally:
         backbone.release()
+
+
+def check(inversion: Inversion, convention: str) -> None:
+    """Raise for a convention that is unknown, or that the inversion can't follow.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
+    inversion.check(convention)
 
 
 @torch.no_grad()
@@ -66,14 +79,11 @@ def rise(
     convention: str = "aligned",
     offset: int | None = None,
     progress: bool = False,
-    inversion: DDIM | None = None,
+    inversion: Inversion | None = None,
     callback: Callback | None = None,
 ) -> Trajectory:
-    """The trajectory that starts from a latent [1, channels, height, width]; see `invert`."""
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention={convention!r} is unknown; {', '.join(CONVENTIONS)} work")
+    """The trajectory of a latent [1, channels, height, width], whose settings are checked; see `invert`."""
     inversion = inversion or DDIM()
-    inversion.check(convention)
     down = steps(backbone.scheduler, count, offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
     text, null = backbone.text([prompt, ""]).split(1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nmg.inversion.base import DDIM
+from nmg.inversion.base import DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
@@ -18,22 +18,24 @@ from nmg.levels import Step
 from nmg.serialize import load, packed, save, unpacked
 from nmg.types import Latents
 
-FORMAT = "nmg-trajectory-2"
+FORMAT = "nmg-trajectory-3"
+EARLIER = ("nmg-trajectory-2",)
+"""Formats that are still read: version 0.1.0's, whose recorded source row is not used."""
 INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised)
 """What a saved trajectory can have been made by."""
 
 
 @dataclass(frozen=True, eq=False)
-class SourcePath:
-    """Where the source row was at each step of a run.
+class SourceRow:
+    """The source row of one run, recorded step by step.
 
     Attributes:
-        key: a digest of all that the row depends on: the trajectory, the guidance and the null prompt.
-        seen: the row that the network saw at each step, after the guidance had steered it.
+        key: a digest of all that the row depends on: the trajectory, the guidance, the negative prompt and the code.
+        seen: the row that the network saw at each step, after `Guidance.steer`.
         ended: the row after each step.
-        noise: what the network predicted for the first of `seen` under the source prompt, by which a changed network is
-            noticed, [1, channels, height, width].
-        null: the guidance's own null embedding, of each step or of all.
+        noise: what the network predicted for the first of `seen` under the source prompt, [1, channels, height, width].
+            A changed network predicts something else.
+        null: the guidance's own null embedding: one for each step, or one for all.
     """
 
     key: str
@@ -42,8 +44,8 @@ class SourcePath:
     noise: Latents
     null: Float[Tensor, "_ tokens features"] | None = None
 
-    def to(self, device: torch.device | str) -> SourcePath:
-        return SourcePath(self.key, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+    def to(self, device: torch.device | str) -> SourceRow:
+        return SourceRow(self.key, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
@@ -57,14 +59,14 @@ class Trajectory:
 
     Attributes:
         maps: z*_0 … z*_T, [T + 1, channels, height, width] in fp32; map 0 is the picture.
-        levels: ᾱ of each map, T + 1 numbers, falling.
-        steps: the T denoising steps that lead back, noisiest first.
+        levels: ᾱ of each map, T + 1 falling numbers.
+        steps: the T denoising steps, noisiest first.
         prompt: the source prompt.
         model: hub id or folder of the model.
         convention: name of the levels (see `CONVENTIONS`).
-        inversion: how the noise was predicted on the way up.
-        residuals: what to add after each of the `steps`, where DDIM alone does not lead from map to map.
-        path: the source row's way down under one guidance, which an edit leaves here for the next one.
+        inversion: how the maps were made.
+        residuals: what to add after each of the `steps`, where DDIM steps alone do not join the maps.
+        cache: the source row of an earlier edit. An edit with the same guidance replays it.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -73,9 +75,9 @@ class Trajectory:
     prompt: str
     model: str
     convention: str = "aligned"
-    inversion: DDIM = DDIM()
+    inversion: Inversion = DDIM()
     residuals: Float[Tensor, "steps channels height width"] | None = None
-    path: SourcePath | None = None
+    cache: SourceRow | None = None
 
     @property
     def start(self) -> Latents:
@@ -99,8 +101,8 @@ class Trajectory:
 
     def to(self, device: torch.device | str) -> Trajectory:
         residuals = None if self.residuals is None else self.residuals.to(device)
-        path = None if self.path is None else self.path.to(device)
-        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals, path=path)
+        cache = None if self.cache is None else self.cache.to(device)
+        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals, cache=cache)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the maps and all that describes them to one safetensors file.
@@ -117,9 +119,9 @@ class Trajectory:
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
         held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
-        if self.path is not None:
-            described["path"] = self.path.key
-            held |= {f"path.{name}": tensor for name, tensor in self.path.tensors().items()}
+        if self.cache is not None:
+            described["cache"] = self.cache.key
+            held |= {f"cache.{name}": tensor for name, tensor in self.cache.tensors().items()}
         save(path, FORMAT, held, described)
 
     @classmethod
@@ -130,12 +132,13 @@ class Trajectory:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no trajectory.
         """
-        held, described = load(path, FORMAT, "trajectory", "make one with `nmg invert`")
+        held, described = load(path, (FORMAT, *EARLIER), "trajectory", "make one with `nmg invert`")
         described["steps"] = tuple(Step(*fields) for fields in described["steps"])
         described["levels"] = tuple(described["levels"])
         described["inversion"] = unpacked(described["inversion"], INVERSIONS)
-        key, walked = described.pop("path", None), {}
-        for name in [name for name in held if name.startswith("path.")]:
-            walked[name.removeprefix("path.")] = held.pop(name)
-        source_path = None if key is None else SourcePath(key, **walked)
-        return cls(held["maps"], residuals=held.get("residuals"), path=source_path, **described)
+        described.pop("path", None)
+        key, row = described.pop("cache", None), {}
+        for name in [name for name in held if name.startswith("cache.")]:
+            row[name.removeprefix("cache.")] = held.pop(name)
+        cache = None if key is None else SourceRow(key, **row)
+        return cls(held["maps"], residuals=held.get("residuals"), cache=cache, **described)

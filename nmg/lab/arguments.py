@@ -11,21 +11,21 @@ import torch
 
 import nmg
 from nmg.editors import LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap, NullText, ProxNegativePrompt
-from nmg.inversion import DDIM
+from nmg.guidance import Guidance, NoiseMap, NullText, ProxNegativePrompt
+from nmg.inversion import Inversion
 from nmg.lab.bench import command as bench
 from nmg.lab.bench import paper
 from nmg.lab.controls import CONTROLS, Control, add_option
 from nmg.lab.values import pair
 from nmg.menagerie.model import NAME
-from nmg.request import Recipe
+from nmg.request import Request
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STEPS = 50
 PICTURE = ("source", "steps", "size", "inversion", "convention", "offset")
 """Controls of every command that inverts a picture, beside those of the inversions."""
 HEADINGS: dict[type, str] = {
-    CFG: "guidance: keeping the source on its noise maps",
+    Guidance: "guidance: keeping the source on its noise maps",
     NoiseMap: "--guidance noise-map, and with it: steer the source back to its noise maps",
     NullText: "--guidance null-text, and with it: optimise the null prompt of every step",
     ProxNegativePrompt: "--guidance proximal: the source prompt as null prompt, and small differences left out",
@@ -119,7 +119,7 @@ def _invert_command(commands: Any) -> None:
         metavar="FILE",
         help="also search the null texts of null-text inversion and write them to FILE, for --null-texts",
     )
-    add_options(invert, lambda row: row.name == "text_scale", {CFG: "with --save-null-texts"})
+    add_options(invert, lambda row: row.name == "text_scale", {Guidance: "with --save-null-texts"})
 
 
 def _replay_command(commands: Any) -> None:
@@ -166,12 +166,12 @@ def add_options(
 
 
 def _ungrouped(row: Control) -> bool:
-    return issubclass(row.of[0], (Recipe, DDIM))
+    return issubclass(row.of[0], (Request, Inversion))
 
 
 def _of_picture(row: Control) -> bool:
     """Whether a control belongs to a picture and its inversion."""
-    return row.name in PICTURE or any(issubclass(kind, DDIM) for kind in row.of)
+    return row.name in PICTURE or any(issubclass(kind, Inversion) for kind in row.of)
 
 
 def _picture(p: argparse.ArgumentParser) -> None:

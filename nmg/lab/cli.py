@@ -12,8 +12,7 @@ from typing import Any
 
 import nmg
 from nmg.backbones import settings_of
-from nmg.editors import Editor
-from nmg.guidance import CFG, NullText
+from nmg.guidance import NullText
 from nmg.inversion import Trajectory
 from nmg.lab.arguments import DTYPES, parser
 from nmg.lab.bench.command import run_bench
@@ -23,13 +22,13 @@ from nmg.lab.profile import profile_of
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import Scene, parse, parse_changes
-from nmg.request import Recipe, digest
+from nmg.request import Request
 
 # ---------------------------------------------------------------- commands
 
 
 def run_edit(arguments: argparse.Namespace) -> None:
-    """Edit a picture and write every target as a PNG with its recipe."""
+    """Edit a picture and write every target as a PNG with its request."""
     from nmg.pipelines import load
 
     # All that can be wrong without the model is found before it is loaded.
@@ -39,65 +38,41 @@ def run_edit(arguments: argparse.Namespace) -> None:
     trajectory = Trajectory.load(arguments.trajectory) if arguments.trajectory else None
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     source = _described(arguments, pipe, image, source)
-    targets = targets or list(editor.targets(trajectory.prompt if trajectory else source or ""))
-    guidance = made("guidance", arguments, settings_of(pipe).scales)
     sides = [side for side in arguments.direction or () if not side.endswith(".txt")]
     _note_words(pipe, [source or "", *(arguments.target or ()), *(sides if len(sides) == 2 else ())])
-    result = nmg.edit(
-        pipe,
+    request = Request(
         trajectory or image,
         source,
-        targets,
-        guidance=guidance,
-        editor=editor,
-        steps=arguments.steps,
-        size=arguments.size,
-        negative=arguments.negative,
+        tuple(targets),
+        arguments.negative,
+        made("guidance", arguments, settings_of(pipe).scales),
+        editor,
         # A trajectory keeps its own where none is named.
-        inversion=inversion if arguments.inversion else None,
-        convention=arguments.convention,
-        offset=arguments.offset,
+        inversion if arguments.inversion else None,
+        arguments.steps,
+        arguments.size,
+        arguments.convention,
+        arguments.offset,
     )
+    result = nmg.edit(pipe, request)
     if arguments.keep_path:
         result.trajectory.save(arguments.trajectory)
-    recipe = _recipe(arguments, pipe, result, targets, guidance, editor)
-    rows = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
-    for row, edited in rows:
-        print(_saved(recipe, row, edited, out if len(rows) == 1 else _beside(out, str(row))))
-    if arguments.all:
-        print(_saved(recipe, 0, result.reconstruction, _beside(out, "reconstruction")))
-        if result.source is not None:
-            path = _beside(out, "source")
-            result.source.save(path)
-            print(path)
+    _write(result, _portable(arguments.image), out, arguments.all)
 
 
-def _recipe(
-    arguments: argparse.Namespace, pipe: Any, result: nmg.Edit, targets: list[str], guidance: CFG, editor: Editor
-) -> Recipe:
-    """All settings of an edit."""
-    trajectory, backbone = result.trajectory, nmg.Backbone(pipe)
-    height, width = (n * backbone.pixels_per_latent for n in trajectory.latent_size)
-    return Recipe.of(
-        backbone,
-        result.source,
-        image=_portable(arguments.image),
-        source=trajectory.prompt,
-        targets=tuple(targets),
-        guidance=guidance,
-        editor=editor,
-        steps=len(trajectory.steps),
-        width=width,
-        height=height,
-        negative=arguments.negative,
-        inversion=trajectory.inversion,
-        convention=trajectory.convention,
-        offset=_offset(backbone, trajectory),
-    )
-
-
-def _saved(recipe: Recipe, row: int, picture: Any, path: Path) -> Path:
-    return dataclasses.replace(recipe, row=row).save(picture, path)
+def _write(result: nmg.Edit, image: str, out: Path, every: bool) -> None:
+    """Write the pictures of an edit with their request, which names the source picture as `image`."""
+    request = dataclasses.replace(result.request, image=image)
+    numbered = list(enumerate(result.pictures, 1)) or [(0, result.reconstruction)]
+    paths = {row: out if len(numbered) == 1 else _beside(out, str(row)) for row, _ in numbered}
+    if every:
+        numbered.append((0, result.reconstruction))
+        paths[0] = _beside(out, "reconstruction")
+    for row, picture in numbered:
+        print(dataclasses.replace(request, row=row).save(picture, paths[row]))
+    if every and result.source is not None:
+        result.source.save(path := _beside(out, "source"))
+        print(path)
 
 
 def run_invert(arguments: argparse.Namespace) -> None:
@@ -125,39 +100,20 @@ def run_invert(arguments: argparse.Namespace) -> None:
 
 
 def run_replay(arguments: argparse.Namespace) -> None:
-    """Make a picture again from its recipe."""
+    """Make a picture again from its request."""
     from nmg.pipelines import load
 
-    recipe = Recipe.read(arguments.picture)
+    request = Request.read(arguments.picture)
     if arguments.show:
-        print(recipe.to_json())
+        print(request.to_json())
         return
     out = _writable(arguments.out or arguments.picture.with_name(f"{arguments.picture.stem}-replay.png"), ".png")
-    image = _opened(arguments.image or recipe.image)
+    image = _opened(arguments.image or request.image)
     if image is None:
         raise ValueError("the picture was made from a trajectory alone; give its source with --image")
-    pipe = load(arguments.model or recipe.model, arguments.device, DTYPES[arguments.dtype or recipe.dtype])
-    picture = nmg.Backbone(pipe).prepare(image, (recipe.width, recipe.height))
-    if recipe.digest and digest(picture) != recipe.digest:
-        raise ValueError(
-            f"{arguments.image or recipe.image!r} is not the picture that was edited; give that one with --image"
-        )
-    result = nmg.edit(
-        pipe,
-        picture,
-        recipe.source,
-        recipe.targets,
-        guidance=recipe.guidance,
-        editor=recipe.editor,
-        steps=recipe.steps,
-        size=picture.size,
-        # The editor's own habit is not a negative prompt that was asked for, which some guidances refuse.
-        negative=None if recipe.negative == recipe.editor.negative(recipe.source) else recipe.negative,
-        inversion=recipe.inversion,
-        convention=recipe.convention,
-        offset=recipe.offset,
-    )
-    print(recipe.save([result.reconstruction, *result.pictures][recipe.row], out))
+    pipe = load(arguments.model or request.model, arguments.device, DTYPES[arguments.dtype or request.dtype])
+    result = nmg.edit(pipe, dataclasses.replace(request, image=image))
+    print(request.save([result.reconstruction, *result.pictures][request.row], out))
 
 
 def run_models(arguments: argparse.Namespace) -> None:
@@ -254,12 +210,6 @@ def _opened(image: str | None) -> Any:
 
 def _portable(image: str | None) -> str:
     return "" if image is None else image if image.startswith("scene:") else str(Path(image).resolve())
-
-
-def _offset(backbone: nmg.Backbone, trajectory: Trajectory) -> int | None:
-    """The `steps_offset` that a trajectory was made with, if it is not the model's own."""
-    own = nmg.steps(backbone.scheduler, len(trajectory.steps)) == trajectory.steps
-    return None if own else trajectory.steps[-1].timestep
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -15,23 +15,23 @@ from typing import Any
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.editors.masactrl import START_LAYER
 from nmg.editors.prompt_to_prompt import MODES
-from nmg.guidance import CFG, Direct, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
+from nmg.guidance import CFG, Direct, Guidance, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
 from nmg.guidance.negative_prompt import PULLS, THRESHOLDS
 from nmg.guidance.noise_map import ENERGIES, LEVELS
-from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Regularised
+from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Inversion, Regularised
 from nmg.lab.profile import MENAGERIE
 from nmg.lab.values import Choice, Direction, File, Flag, Number, Numbers, Prompt, Value, Weights, Words, size, step
-from nmg.request import Recipe
+from nmg.request import Request
 
 # ---------------------------------------------------------------- the methods, by name
 
-INVERSIONS: dict[str, DDIM] = {
+INVERSIONS: dict[str, Inversion] = {
     "ddim": DDIM(),
     "regularised": Regularised(),
     "fixed-point": FixedPoint(),
     "edit-friendly": EditFriendly(),
 }
-GUIDANCES: dict[str, CFG] = {
+GUIDANCES: dict[str, Guidance] = {
     "noise-map": NoiseMap(),
     "null-text": NullText(),
     "negative-prompt": NegativePrompt(),
@@ -61,7 +61,7 @@ class Control:
     """One hyper-parameter as users meet it.
 
     Args:
-        of: the classes whose field it is; `Recipe` for what is asked of no method.
+        of: the classes whose field it is; `Request` for what is asked of no method.
         field: its name there.
         value: its kind and range.
         help: one line on what it does; its default is added.
@@ -94,32 +94,32 @@ class Control:
 
 CONTROLS: tuple[Control, ...] = (
     # What is asked for.
-    Control((Recipe,), "source", Prompt(example="what the picture shows", lines=2),
+    Control((Request,), "source", Prompt(example="what the picture shows", lines=2),
             "what the picture shows (a scene brings its own caption)", "source prompt"),
-    Control((Recipe,), "targets", Prompt(example="what the edit should show", lines=2, repeated=True, nothing=()),
+    Control((Request,), "targets", Prompt(example="what the edit should show", lines=2, repeated=True, nothing=()),
             "what the edit should show; repeatable", "target prompt", "target"),
-    Control((Recipe,), "guidance", Choice(options=GUIDANCES),
+    Control((Request,), "guidance", Choice(options=GUIDANCES),
             "none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are "
             "what it is compared with", "guidance", default=next(iter(GUIDANCES))),
     Control((NoiseMap,), "noise_map_scale", Numbers("S_N", high=30.0, step=0.5),
             "acts as S_N · S_G; turn this one; or one number for each step", "noise-map scale"),
     Control((NoiseMap,), "gradient_scale", Number("S_G"), "leave it and turn the noise-map scale"),
-    Control((CFG,), "text_scale", Number("S_T", high=20.0, step=0.25), "classifier-free guidance", "text scale"),
-    Control((Recipe,), "steps", Number("N", type=int, low=1, high=100, step=1), "DDIM steps", "steps",
+    Control((Guidance,), "text_scale", Number("S_T", high=20.0, step=0.25), "classifier-free guidance", "text scale"),
+    Control((Request,), "steps", Number("N", type=int, low=1, high=100, step=1), "DDIM steps", "steps",
             default="50"),
-    Control((Recipe,), "negative", Prompt(example="the editor's habit"), "prompt of the null half", "negative prompt",
+    Control((Request,), "negative", Prompt(example="the editor's habit"), "prompt of the null half", "negative prompt",
             default="empty; pix2pix-zero: the source's"),
-    Control((Recipe,), "size", Value("WIDTHxHEIGHT", type=size), "in pixels", default="the model's own"),
+    Control((Request,), "size", Value("WIDTHxHEIGHT", type=size), "in pixels", default="the model's own"),
     # Inversion: how the noise is predicted.
-    Control((Recipe,), "inversion", Choice(options=INVERSIONS),
+    Control((Request,), "inversion", Choice(options=INVERSIONS),
             "how the noise is predicted: regularised is pix2pix-zero's, fixed-point AIDI's and ReNoise's, "
             "edit-friendly is DDPM's", default=next(iter(INVERSIONS))),
     Control((FixedPoint,), "iterations", Number("N", type=int), "of fixed-point inversion"),
     Control((FixedPoint,), "average", Number("N", type=int), "fixed-point estimates to average"),
     Control((EditFriendly,), "text_scale", Number("S"),
             "text scale of edit-friendly inversion; at the edit's own the source is exact", option="residual_scale"),
-    Control((Recipe,), "convention", Choice(options=CONVENTIONS), "of the inversion", default="aligned"),
-    Control((Recipe,), "offset", Number("N", type=int), "the schedule's steps_offset", default="the model's"),
+    Control((Request,), "convention", Choice(options=CONVENTIONS), "of the inversion", default="aligned"),
+    Control((Request,), "offset", Number("N", type=int), "the schedule's steps_offset", default="the model's"),
     # Guidance: keeping the source on its noise maps.
     Control((NoiseMap,), "level", Choice(options=LEVELS),
             "noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does"),
@@ -141,7 +141,7 @@ CONTROLS: tuple[Control, ...] = (
     Control((ProxNegativePrompt,), "dilation", Number("R", type=int), "of the edited places"),
     Control((ProxNegativePrompt,), "below", Number("T", type=int), "timestep below which they are held"),
     # Editors: what the target takes from the source.
-    Control((Recipe,), "editor", Choice(options=EDITORS), "", "editor", default=next(iter(EDITORS))),
+    Control((Request,), "editor", Choice(options=EDITORS), "", "editor", default=next(iter(EDITORS))),
     Control((PromptToPrompt,), "mode", Choice(options=MODES),
             default="replace for prompts of equally many words, else refine"),
     Control((PromptToPrompt,), "cross_replace", Number(),

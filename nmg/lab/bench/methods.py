@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nmg.guidance import CFG, Direct, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
-from nmg.inversion import DDIM, EditFriendly, FixedPoint, Regularised
+from nmg.guidance import CFG, Direct, Guidance, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
+from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised
 
-Guided = Callable[[float, float | None], CFG]
+Guided = Callable[[float, float | None], Guidance]
 """A guidance from the text scale and the noise-map scale."""
 
 GRID = (3.0, 10.0, 30.0, 100.0)
@@ -32,7 +32,7 @@ class Method:
 
     name: str
     guidance: Guided
-    inversion: DDIM | Callable[[float], DDIM] = DDIM()
+    inversion: Inversion | Callable[[float], Inversion] = DDIM()
     grid: tuple[float, ...] = ()
     scale_of: str = ""
     convention: str = "aligned"
@@ -43,12 +43,12 @@ class Method:
         """Whether it has a noise-map scale."""
         return bool(self.grid or self.scale_of)
 
-    def inversion_at(self, text_scale: float) -> DDIM:
+    def inversion_at(self, text_scale: float) -> Inversion:
         """The inversion of a run at that text scale."""
-        return self.inversion if isinstance(self.inversion, DDIM) else self.inversion(text_scale)
+        return self.inversion if isinstance(self.inversion, Inversion) else self.inversion(text_scale)
 
 
-def plain(guidance: type[CFG]) -> Guided:
+def plain(guidance: type[Guidance]) -> Guided:
     """A guidance with the paper's settings at a given text scale."""
     return lambda text_scale, scale: guidance(text_scale=text_scale)
 
@@ -78,7 +78,7 @@ def edit_friendly(text_scale: float) -> EditFriendly:
     return EditFriendly(text_scale=text_scale)
 
 
-def on(method: Method, how: str, inversion: DDIM | Callable[[float], DDIM], **levels: Any) -> Method:
+def on(method: Method, how: str, inversion: Inversion | Callable[[float], Inversion], **levels: Any) -> Method:
     """A method on another inversion, at the scale that was chosen for it on plain DDIM."""
     scale_of = method.name if method.grid else ""
     name = f"{method.name}, {how}"

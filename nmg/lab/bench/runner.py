@@ -19,7 +19,7 @@ import nmg
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
-from nmg.guidance import CFG, NoiseMap
+from nmg.guidance import Guidance, NoiseMap
 from nmg.inversion import Trajectory
 from nmg.lab import metrics
 from nmg.lab.bench import meter, records, tuning
@@ -29,7 +29,7 @@ from nmg.lab.bench.records import Item, Record, Writer
 from nmg.lab.bench.suites import Case, Scores, Suite, named
 from nmg.lab.scoring import finite
 from nmg.menagerie import model as menagerie
-from nmg.run import Plan
+from nmg.request import Request
 from nmg.serialize import packed
 
 SCALES = "scales.json"
@@ -325,12 +325,23 @@ class Bench:
             "offset": method.offset,
         }
 
-    def plan(self, case: Case, method: Method) -> Plan:
-        """What an edit of a case will be."""
-        size = self.backbone.latent_size(case.picture)
-        return Plan(method.inversion_at(self.text_scale), method.convention, self.steps, size)
+    def request(self, case: Case, variant: Variant) -> Request:
+        """The edit of a case."""
+        method = variant.method
+        return Request(
+            case.picture,
+            case.source,
+            (case.target,),
+            guidance=self.guidance(variant),
+            editor=case.editor,
+            inversion=method.inversion_at(self.text_scale),
+            steps=self.steps,
+            size=case.picture.size,
+            convention=method.convention,
+            offset=method.offset,
+        )
 
-    def guidance(self, variant: Variant) -> CFG:
+    def guidance(self, variant: Variant) -> Guidance:
         return variant.method.guidance(self.text_scale, variant.scale)
 
     def group(self, task: str, number: int | str, items: Wanted, known: Mapping[str, Record]) -> Iterator[Record]:
@@ -364,11 +375,11 @@ class _Work:
         """The record of one edit, or of its refusal or failure."""
         bench, settings = self.bench, self.bench.settings(item, variant)
         try:
-            guidance, method = bench.guidance(variant), variant.method
+            request = bench.request(self.case, variant)
             # Before the inversion, which a refusal would waste.
-            guidance.check(bench.plan(self.case, method))
-            trajectory, seconds = self.trajectory(method)
-            options: dict[str, Any] = {"guidance": guidance, "editor": self.case.editor, "progress": False}
+            request.resolved(bench.backbone).opened().check(bench.backbone)
+            trajectory, seconds = self.trajectory(variant.method)
+            options: dict[str, Any] = {"guidance": request.guidance, "editor": request.editor, "progress": False}
             with meter.metered(bench.backbone.device) as cost:
                 result = nmg.edit(bench.backbone, trajectory, targets=[self.case.target], **options)
         except (REFUSAL, FAILURE) as error:

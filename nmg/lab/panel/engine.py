@@ -12,17 +12,16 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from nmg import levels
 from nmg.backbones import Backbone
-from nmg.editors.recorder import Watching
+from nmg.editors.recorder import AttentionMaps
 from nmg.guidance.cache import key_of
-from nmg.inversion import DDIM, Trajectory, invert
+from nmg.inversion import DDIM, Inversion, Trajectory, invert
 from nmg.lab import figures
 from nmg.lab.panel.preview import LatentPreview, predicted
 from nmg.lab.panel.settings import Settings
 from nmg.lab.panel.worker import Stopped
 from nmg.levels import Step
-from nmg.run import Plan
+from nmg.request import Request
 from nmg.sampling import edit
 from nmg.types import Latents
 
@@ -123,7 +122,9 @@ class Engine:
         history: the pictures that were made, the oldest first.
     """
 
-    def __init__(self, pipe: Any, image: Any, *, size: tuple[int, int] | None = None, inversion: DDIM | None = None):
+    def __init__(
+        self, pipe: Any, image: Any, *, size: tuple[int, int] | None = None, inversion: Inversion | None = None
+    ):
         self.backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
         self.picture = self.backbone.prepare(image, size)
         self.inversion = inversion or DDIM()
@@ -153,7 +154,7 @@ class Engine:
             if known.settings.asked == asked:
                 tell(Doing(KNOWN, settings.steps, settings.steps))
                 return known
-        self._check(settings)
+        self.request(settings).check(self.backbone)
         start, computed = time.perf_counter(), []
 
         def noted(doing: Doing) -> None:
@@ -195,14 +196,11 @@ class Engine:
             self._preview = LatentPreview.fit(self.backbone, self.picture)
         return self._preview(latents, self.picture.size)
 
-    def _check(self, settings: Settings) -> None:
-        """Raise for what can be known to be wrong before anything is computed."""
-        targets, size = settings.targets(), self.backbone.latent_size(self.picture)
-        self.backbone.check([settings.source, *targets, settings.negative or ""])
-        levels.steps(self.backbone.scheduler, settings.steps)
-        plan = Plan(self.inversion, "aligned", settings.steps, size, settings.negative)
-        settings.editor_method.check(self.backbone, [settings.source, *targets], plan)
-        settings.guidance_method.check(plan)
+    def request(self, settings: Settings, image: Any = None) -> Request:
+        """What some settings ask for, with every default filled in; of the picture, or along its trajectory."""
+        methods = settings.guidance_method, settings.editor_method, self.inversion
+        asked = (settings.source, tuple(settings.targets()), settings.negative, *methods, settings.steps)
+        return Request(image or self.picture, *asked, self.picture.size).resolved(self.backbone).opened()
 
 
 @dataclass
@@ -215,27 +213,23 @@ class _Run:
 
     def edited(self, inverted: _Inverted, computed: list[str], start: float) -> Tried:
         trajectory, settings = inverted.trajectory, self.settings
-        guidance, editor, targets = settings.guidance_method, settings.editor_method, settings.targets()
-        null = editor.negative(settings.source) if settings.negative is None else settings.negative
-        follows = trajectory.path is not None and trajectory.path.key == key_of(trajectory, guidance, null)
+        request = self.engine.request(settings, trajectory)
+        key = key_of(trajectory, request.guidance, request.negative)
+        follows = trajectory.cache is not None and trajectory.cache.key == key
         # Where the source's words look is its path's; a blend's region is the edit's own.
-        known = follows and inverted.looks and getattr(editor, "local_blend", None) is None
-        watching = None if known else Watching(editor)
+        known = follows and inverted.looks and getattr(request.editor, "local_blend", None) is None
         distances: list[float] = []
         result = edit(
             self.engine.backbone,
-            trajectory,
-            targets=targets,
-            guidance=guidance,
-            editor=watching or editor,
-            negative=settings.negative,
+            request,
+            attention=not known,
             callback=self._callback(FOLLOWING if follows else WALKING, trajectory, distances),
             progress=False,
         )
-        if watching is not None:
-            inverted.looks = _looks(watching)
+        if result.attention is not None:
+            inverted.looks = _looks(result.attention)
         inverted.trajectory = result.trajectory
-        region = None if watching is None or watching.region is None else watching.region[-1, 0]
+        region = None if result.region is None else result.region[-1, 0]
         return Tried(
             settings,
             result.reconstruction,
@@ -271,9 +265,8 @@ class _Run:
         return callback
 
 
-def _looks(watching: Watching) -> tuple[Look, ...]:
+def _looks(maps: AttentionMaps) -> tuple[Look, ...]:
     """Where each token of the source prompt looks, mean over the steps; marks without letters are left out."""
-    mean = torch.stack([maps[0] for maps in watching.seen]).mean(0)
-    tokens = watching.prompts[0]
+    mean, tokens = maps.steps[:, 0].mean(0), maps.tokens[0]
     pieces = [(tokens.prompt[start:end], i) for i, (start, end) in enumerate(tokens.spans)]
     return tuple((piece, mean[..., i].clone()) for piece, i in pieces if any(map(str.isalnum, piece)))

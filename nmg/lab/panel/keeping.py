@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import nmg
 from nmg.backbones import Backbone
-from nmg.inversion import DDIM
 from nmg.lab.panel.engine import Engine, Tried
 from nmg.lab.panel.origin import PREFIX, Origin
 from nmg.lab.panel.settings import EDITOR_CONTROLS, GUIDANCE_CONTROLS, Settings
-from nmg.request import Recipe
+from nmg.request import Request, digest, written
+
+TURNED = (*GUIDANCE_CONTROLS, *EDITOR_CONTROLS)
+"""Settings that are written as code also where they have their defaults."""
 
 # ---------------------------------------------------------------- as code
 
@@ -29,19 +28,7 @@ def code(settings: Settings, engine: Engine, origin: Origin) -> str:
     Raises:
         ValueError: for a setting that no code can write down, such as a mask in memory.
     """
-    given = {
-        "guidance": written(settings.guidance_method),
-        "editor": written(settings.editor_method),
-        "steps": str(settings.steps),
-        "size": written(engine.picture.size),
-    }
-    if settings.negative is not None:
-        given["negative"] = written(settings.negative)
-    if engine.inversion != DDIM():
-        given["inversion"] = written(engine.inversion)
-    lines = ["pipe", _picture(origin), written(settings.source), f"[{', '.join(map(written, settings.targets()))}]"]
-    lines += [f"{name}={value}" for name, value in given.items()]
-    return "\n".join([_head(engine.backbone, origin), "result = nmg.edit(", *(f"    {line}," for line in lines), ")"])
+    return f"{_head(engine.backbone, origin)}\n{request(settings, engine, origin.name).code(TURNED, _picture(origin))}"
 
 
 def _head(backbone: Backbone, origin: Origin) -> str:
@@ -62,69 +49,27 @@ def _picture(origin: Origin) -> str:
     return written(origin.name) if origin.name else "image"
 
 
-def written(value: Any) -> str:
-    """A value of a setting as Python: a method with the settings that the panel turns and those that are not its
-    defaults.
-
-    Raises:
-        ValueError: for a value that no code can write down.
-    """
-    if hasattr(value, "parts"):
-        return " + ".join(map(written, value.parts))
-    if hasattr(value, "described"):
-        return written(value.described())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = type(value).__name__
-        own = ", ".join(f"{field}={written(item)}" for field, item in _told(value).items())
-        return f"{'nmg.' if hasattr(nmg, name) else ''}{name}({own})"
-    if isinstance(value, str | os.PathLike):
-        return json.dumps(os.fspath(value), ensure_ascii=False)
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{written(key)}: {written(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"({', '.join(map(written, value))}{',' * (len(value) == 1)})"
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    raise ValueError(
-        f"a {type(value).__name__} can't be written as code; give a file's path or plain values for it, and the "
-        "settings can"
-    )
-
-
-def _told(method: Any) -> dict[str, Any]:
-    """The fields of a method that are worth writing."""
-    told = {}
-    for entry in dataclasses.fields(method):
-        if not entry.init:
-            continue
-        value = getattr(method, entry.name)
-        default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-        turned = entry.name in (*GUIDANCE_CONTROLS, *EDITOR_CONTROLS) and value not in (None, (), {})
-        if turned or value != default:
-            told[entry.name] = value
-    return told
-
-
 # ---------------------------------------------------------------- as PNG
 
 
-def recipe(tried: Tried, engine: Engine, image: str) -> Recipe:
+def recipe(tried: Tried, engine: Engine, image: str) -> Request:
     """All settings of a picture; `image` says where the source lies."""
-    settings, (width, height) = tried.settings, engine.picture.size
-    return Recipe.of(
-        engine.backbone,
-        engine.picture,
-        image=image,
-        source=settings.source,
-        targets=tuple(settings.targets()),
-        guidance=settings.guidance_method,
-        editor=settings.editor_method,
-        steps=settings.steps,
-        width=width,
-        height=height,
-        negative=settings.negative,
-        row=0 if tried.edit is None else 1,
-        inversion=engine.inversion,
+    made = request(tried.settings, engine, image).resolved(engine.backbone)
+    return dataclasses.replace(made, digest=digest(engine.picture), row=0 if tried.edit is None else 1)
+
+
+def request(settings: Settings, engine: Engine, image: str) -> Request:
+    """What some settings ask for."""
+    return Request(
+        image,
+        settings.source,
+        tuple(settings.targets()),
+        settings.negative,
+        settings.guidance_method,
+        settings.editor_method,
+        engine.inversion,
+        settings.steps,
+        engine.picture.size,
     )
 
 

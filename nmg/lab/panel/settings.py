@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.guidance import CFG, NoiseMap
+from nmg.guidance import Guidance, NoiseMap
 from nmg.lab.controls import EDITORS, GUIDANCES, name_of
 
 LABELS = {
@@ -78,7 +78,7 @@ class Settings:
     words: tuple[str, ...] | None = None
     direction: Any = None
     amount: float = Pix2PixZero.amount
-    own_guidance: CFG | None = None
+    own_guidance: Guidance | None = None
     own_editor: Editor | None = None
 
     def but(self, **changes: Any) -> Settings:
@@ -91,7 +91,7 @@ class Settings:
         if unknown := [name for name in changes if name not in known]:
             raise TypeError(f"there is no setting {unknown[0]!r}; the settings are {', '.join(LABELS)}")
         guidance, editor = changes.get("guidance"), changes.get("editor")
-        if isinstance(guidance, CFG):
+        if isinstance(guidance, Guidance):
             changes |= {"guidance": name_of(guidance, GUIDANCES), "own_guidance": guidance}
             changes = {**_read(guidance, GUIDANCE_CONTROLS), **changes}
         if isinstance(editor, Editor):
@@ -100,7 +100,7 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
     @property
-    def guidance_method(self) -> CFG:
+    def guidance_method(self) -> Guidance:
         """The guidance that the settings describe.
 
         Raises:

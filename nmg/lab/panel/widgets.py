@@ -30,8 +30,8 @@ except ImportError as error:
 from nmg.attention import sites
 from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl
-from nmg.guidance import CFG, default_guidance
-from nmg.inversion import DDIM
+from nmg.guidance import Guidance, default_guidance
+from nmg.inversion import Inversion
 from nmg.lab.controls import EDITORS, GUIDANCES
 from nmg.lab.examples import Example
 from nmg.lab.panel import looks, texts
@@ -81,12 +81,12 @@ def panel(
     source: str | None = None,
     target: str | None = None,
     *,
-    guidance: CFG | None = None,
+    guidance: Guidance | None = None,
     editor: Editor | None = None,
     steps: int = 50,
     negative: str | None = None,
     size: tuple[int, int] | None = None,
-    inversion: DDIM | None = None,
+    inversion: Inversion | None = None,
     truth: Any = None,
     presets: Mapping[str, Preset] | None = None,
     start: bool = True,
