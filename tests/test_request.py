@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -6,9 +7,9 @@ import pytest
 from PIL import Image
 
 import nmg
-from nmg.request import Recipe, digest
+from nmg.request import Request, digest
 
-RECIPE = Recipe(
+REQUEST = Request(
     model="menagerie",
     image="scene:7",
     digest="0123456789ab",
@@ -23,8 +24,7 @@ RECIPE = Recipe(
         nmg.LocalBlend(("cat", ("dog", "fox")), subtract=("cat", "dog"), threshold=(0.3, 0.4)),
     ),
     steps=20,
-    width=64,
-    height=64,
+    size=(64, 64),
     offset=0,
 )
 
@@ -49,42 +49,163 @@ MASK[4:12, 3:9] = True
     ids=lambda changes: "+".join(type(value).__name__ for value in changes.values()) or "plain",
 )
 def test_a_picture_brings_its_recipe_back(changes, tmp_path):
-    recipe = dataclasses.replace(RECIPE, **changes)
+    recipe = dataclasses.replace(REQUEST, **changes)
     path = recipe.save(Image.new("RGB", (64, 64)), tmp_path / "picture.png")
-    assert Recipe.read(path) == recipe
+    assert Request.read(path) == recipe
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
 
 
 def test_a_direction_comes_back_as_the_sentences_that_it_is_found_by(backbone, tmp_path):
     direction = nmg.EditDirection.between(backbone, ["a cat", "a red cat"], ["a dog", "a blue dog"])
-    recipe = dataclasses.replace(RECIPE, editor=nmg.Pix2PixZero(direction))
-    editor = Recipe.read(recipe.save(Image.new("RGB", (64, 64)), tmp_path / "picture.png")).editor
+    recipe = dataclasses.replace(REQUEST, editor=nmg.Pix2PixZero(direction))
+    editor = Request.read(recipe.save(Image.new("RGB", (64, 64)), tmp_path / "picture.png")).editor
     assert editor == nmg.Pix2PixZero((direction.source, direction.target))
     assert editor.resolved(backbone) is direction
 
 
+VERSION_0_1_0 = """{"model": "menagerie", "image": "scene:7", "digest": "0123456789ab", "source": "a cat",
+"targets": ["a dog", "a fox"], "guidance": {"method": "NoiseMap", "text_scale": 10.0, "noise_map_scale": 3.0,
+"gradient_scale": 5000.0, "energy": "l2", "level": "end", "during": [0.0, 1.0], "mask": null, "outside": 0.0,
+"jacobian": true}, "editor": {"method": "Pix2PixZero", "direction": null, "amount": 0.15}, "steps": 20, "width": 64,
+"height": 48, "negative": "a cat", "row": 1, "inversion": {"method": "DDIM"}, "convention": "aligned", "offset": 0,
+"dtype": "float32", "version": "0.1.0"}"""
+
+
+def test_a_recipe_of_version_0_1_0_is_read():
+    read = Request.from_json(VERSION_0_1_0)
+    methods = {"guidance": nmg.NoiseMap(noise_map_scale=3.0, energy="l2"), "editor": nmg.Pix2PixZero()}
+    asked = Request("scene:7", "a cat", ("a dog", "a fox"), "a cat", inversion=nmg.DDIM(), steps=20, **methods)
+    made = {"size": (64, 48), "convention": "aligned", "offset": 0, "model": "menagerie", "dtype": "float32"}
+    assert read == dataclasses.replace(asked, **made, version="0.1.0", digest="0123456789ab")
+    # The editor's habit is not a negative prompt that was asked for, which some guidances refuse.
+    assert read.own_negative is None
+    assert Request.from_json(read.to_json()) == read
+
+
 def test_a_recipe_from_before_there_were_inversions_is_read():
-    values = json.loads(RECIPE.to_json())
+    values = json.loads(VERSION_0_1_0)
     assert values.pop("inversion") == {"method": "DDIM"}
-    assert Recipe.from_json(json.dumps(values)) == RECIPE
+    assert Request.from_json(json.dumps(values)) == Request.from_json(VERSION_0_1_0)
+
+
+def test_a_recipe_of_a_newer_format_is_an_error():
+    with pytest.raises(ValueError, match="the settings are of format 99, newer than this version's"):
+        Request.from_json(json.dumps(json.loads(REQUEST.to_json()) | {"format": 99}))
+
+
+# ---------------------------------------------------------------- defaults and checks, once
+
+
+def test_every_default_is_filled_in_once(backbone):
+    request = Request("cat.png", "a red cat").resolved(backbone)
+    assert (request.guidance, request.editor) == (nmg.default_guidance(backbone), nmg.PromptToPrompt())
+    assert (request.inversion, request.steps, request.convention, request.offset) == (nmg.DDIM(), 50, "aligned", None)
+    assert (request.size, request.negative, request.targets) == (backbone.native_size, "", ())
+    assert request.resolved(backbone) == request
+
+
+def test_the_editor_says_what_stands_for_prompts_that_are_not_given(backbone):
+    request = Request("cat.png", "a red cat", editor=nmg.Pix2PixZero(("cat", "dog"))).resolved(backbone)
+    assert (request.negative, request.targets, request.own_negative) == ("a red cat", ("a red dog",), None)
+
+
+def test_a_request_of_a_trajectory_says_what_the_trajectory_says(backbone, trajectory):
+    request = Request(trajectory).resolved(backbone)
+    assert request.source == trajectory.prompt and request.steps == len(trajectory.steps) and request.offset is None
+
+
+def test_an_edit_takes_a_request_or_its_fields(backbone, trajectory):
+    given = {"targets": ["a blue cat"], "guidance": nmg.CFG(2.0)}
+    one, other = (
+        nmg.edit(backbone, Request(trajectory, **given), progress=False),
+        nmg.edit(backbone, trajectory, **given, progress=False),
+    )
+    assert np.array_equal(one.latents, other.latents) and one.request == other.request
+    with pytest.raises(TypeError, match="a Request and steps are both given"):
+        nmg.edit(backbone, Request(trajectory), steps=3)
+
+
+def test_another_picture_than_the_requests_is_refused(backbone, picture):
+    with pytest.raises(ValueError, match="this is not the picture that was edited"):
+        nmg.edit(backbone, Request(picture, "a red cat", digest="0123456789ab"), progress=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(nmg.Guidance):
+    """A guidance as an exercise: one class is all that a new one needs."""
+
+    def check(self, backbone, request):
+        CHECKS.append(request.prompts)
+
+    def combine(self, run, step, eps):
+        null, text = eps.chunk(2)
+        return text + 0 * null
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifting(nmg.Editor):
+    """An editor as an exercise: the targets drift by `amount` in each step."""
+
+    amount: float = 0.1
+
+    def targets(self, source):
+        return (f"{source}, shifted",)
+
+    def blend(self, run, step, x):
+        return nmg.rows.with_targets(x[1:] + self.amount, x)
+
+
+CHECKS = []
+
+
+def test_a_new_guidance_and_a_new_editor_are_one_class_each(backbone, trajectory, picture):
+    CHECKS.clear()
+    loads, load = [], nmg.images.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nmg.images, "load", lambda image: loads.append(image) or load(image))
+        asked = {"guidance": Counting(), "editor": Shifting(), "steps": 2, "progress": False}
+        result = nmg.edit(backbone, picture, trajectory.prompt, **asked)
+    assert len(result.pictures) == 1 and result.latents.isfinite().all()
+    # Checked once, and the picture loaded once.
+    assert [result.request.prompts] == CHECKS and len(loads) == 1
+    assert result.request.code().startswith("result = nmg.edit(")
+
+
+def test_the_network_is_at_most_seven_calls_below_an_edit(backbone, trajectory):
+    deepest, forward = [], type(backbone.unet).forward
+
+    def spy(unet, *given, **options):
+        frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(0)]
+        names = [frame.function for frame in inspect.stack(0)]
+        inside = [name for name in frames[: names.index("edit") + 1] if name.startswith("nmg.")]
+        deepest.append(len(inside))
+        return forward(unet, *given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(backbone.unet), "forward", spy)
+        nmg.edit(backbone, trajectory, targets=["a blue cat"], progress=False)
+    assert max(deepest) <= 7
+
+
+# ---------------------------------------------------------------- files
 
 
 def test_a_picture_without_a_recipe_is_an_error(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="holds no settings"):
-        Recipe.read(tmp_path / "plain.png")
+        Request.read(tmp_path / "plain.png")
     with pytest.raises(FileNotFoundError, match="no picture"):
-        Recipe.read(tmp_path / "missing.png")
+        Request.read(tmp_path / "missing.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match="can't be read"):
-        Recipe.read(tmp_path / "text.png")
+        Request.read(tmp_path / "text.png")
 
 
 def test_a_recipe_of_another_version_is_an_error():
     with pytest.raises(ValueError, match="no method 'Telepathy'"):
-        Recipe.from_json(RECIPE.to_json().replace('"NoiseMap"', '"Telepathy"'))
+        Request.from_json(REQUEST.to_json().replace('"NoiseMap"', '"Telepathy"'))
     with pytest.raises(ValueError, match="newer"):
-        Recipe.from_json(RECIPE.to_json().replace('"steps"', '"strides"'))
+        Request.from_json(REQUEST.to_json().replace('"steps"', '"strides"'))
 
 
 def test_the_digest_tells_pictures_apart():

@@ -123,10 +123,10 @@ def test_a_trajectory_that_is_used_again_gives_the_same_edit(backbone, picture, 
     first.trajectory.save(tmp_path / "cat.safetensors")
     loaded = edit(backbone, Trajectory.load(tmp_path / "cat.safetensors"), targets=[BLUE], progress=False)
     for other in (again, loaded):
-        assert other.followed and torch.equal(other.latents[0], first.latents[0])
+        assert other.replayed and torch.equal(other.latents[0], first.latents[0])
         # Another number of rows rounds in another way: by 3e-6 of the latent's size where this was measured.
         assert (other.latents[1] - first.latents[1]).norm() < 1e-4 * first.latents[1].norm()
-    assert again.source is None and not first.followed
+    assert again.source is None and not first.replayed
 
 
 def test_what_repeats_the_trajectorys_own_settings_is_accepted(backbone, trajectory):

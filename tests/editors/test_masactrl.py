@@ -431,6 +431,6 @@ def test_a_word_that_its_prompt_does_not_hold_is_an_error_that_lists_the_words(s
     ids=lambda value: str(value)[:40],
 )
 def test_what_can_not_be_used_is_found_before_the_inversion(tiny, picture, monkeypatch, options, error, message):
-    monkeypatch.setattr("nmg.sampling.invert", lambda *_, **__: pytest.fail("it was inverted"))
+    monkeypatch.setattr("nmg.sampling.rise", lambda *_, **__: pytest.fail("it was inverted"))
     with pytest.raises(error, match=message):
         edit(tiny(), picture, SOURCE, [JUMPING], editor=MasaCtrl(**options), progress=False)

@@ -534,6 +534,6 @@ def test_a_direction_of_another_text_encoder_is_refused(sample, direction):
     ids=["sides", "file"],
 )
 def test_a_direction_is_looked_for_before_the_inversion(tiny, picture, monkeypatch, given, error, message):
-    monkeypatch.setattr("nmg.sampling.invert", lambda *_, **__: pytest.fail("it was inverted"))
+    monkeypatch.setattr("nmg.sampling.rise", lambda *_, **__: pytest.fail("it was inverted"))
     with pytest.raises(error, match=message):
         edit(tiny(), picture, SOURCE, [DOG], editor=Pix2PixZero(given), progress=False)

@@ -12,6 +12,7 @@ from nmg import (
     EditDirection,
     EditFriendly,
     Editor,
+    Guidance,
     LocalBlend,
     MasaCtrl,
     NegativePrompt,
@@ -21,8 +22,8 @@ from nmg import (
     Pix2PixZero,
     PromptToPrompt,
     ProxNegativePrompt,
+    Request,
     Trajectory,
-    Watching,
     denoise,
     edit,
     find_null_texts,
@@ -31,10 +32,11 @@ from nmg import (
     rows,
 )
 from nmg.attention import attention
-from nmg.guidance.cache import Following, NetworkChanged, key_of
+from nmg.editors.recorder import AttentionRecorder
+from nmg.guidance.cache import key_of
 from nmg.menagerie.networks import TEXT_WIDTH
 from nmg.run import Run
-from nmg.sampling import Descent
+from nmg.sampling import sample
 
 SOURCE = "a red cat sitting in the forest, front view"
 BLUE, DOG = SOURCE.replace("red", "blue"), SOURCE.replace("cat", "dog")
@@ -64,18 +66,18 @@ def inverted(small, picture):
 
 
 @pytest.fixture(scope="module")
-def walked(small, picture):
-    """Two steps with the path of `GENTLE`, under an empty negative prompt."""
-    return walk(prepare(small, invert(small, picture, SOURCE, steps=2, **QUIET), [BLUE]), GENTLE)[0].run.trajectory
+def recorded_row(small, picture):
+    """Two steps with the source row of `GENTLE`, under an empty negative prompt."""
+    return record(prepare(small, invert(small, picture, SOURCE, steps=2, **QUIET), [BLUE]), GENTLE)[0].trajectory
 
 
 @torch.no_grad()
-def walk(run, guidance, editor=None, negative=""):
-    """A descent that is done, its run's trajectory holding the path; and the latents after each of its steps."""
-    descent = Descent(run, guidance, editor or Editor(), negative)
-    latents = [x for _, x in descent]
-    descent.run = dataclasses.replace(run, trajectory=dataclasses.replace(run.trajectory, path=descent.path))
-    return descent, torch.stack(latents)
+def record(run, guidance, editor=None, negative=""):
+    """What a run found, its trajectory holding the source row; and the latents after each of its steps."""
+    latents = []
+    asked = Request(run.trajectory, run.prompts[0], run.prompts[1:], negative, guidance, editor or Editor())
+    found = sample(run.backbone, asked, run.trajectory, lambda step, x: latents.append(x.clone()))
+    return found, torch.stack(latents)
 
 
 def gently(backbone, trajectory, targets=(BLUE,), editor=None, **options):
@@ -106,7 +108,7 @@ EDITORS = {
     "MasaCtrl": MasaCtrl(start_step=1, start_layer=1, words=("cat", "dog")),
     "pix2pix-zero": Pix2PixZero(),
     "pix2pix-zero along a direction": Pix2PixZero(DIRECTION),
-    "watched": Watching(PromptToPrompt(cross_replace=0.5, self_replace=0)),
+    "recorded": AttentionRecorder(PromptToPrompt(cross_replace=0.5, self_replace=0)),
 }
 HELD = {"below": 1000}
 """Rows are held from the first step on."""
@@ -139,8 +141,8 @@ def double(build, picture):
 
 
 @pytest.fixture(scope="module")
-def paths(double):
-    """By guidance and negative prompt, the source's path, walked without a target."""
+def recorded(double):
+    """By guidance and negative prompt: the guidance, and a trajectory with the source row, without a target."""
     backbone, trajectory = double[""].backbone, double[""].trajectory
     texts = find_null_texts(backbone, trajectory, NullText(iterations=2), **QUIET)
     found = {
@@ -149,7 +151,7 @@ def paths(double):
     }
     runs = {negative: prepare(backbone, trajectory, (), negative) for negative in double}
     return {
-        (name, negative): walk(run, guidance, negative=negative)[0]
+        (name, negative): (guidance, record(run, guidance, negative=negative)[0].trajectory)
         for name, guidance in found.items()
         for negative, run in runs.items()
     }
@@ -170,16 +172,15 @@ def in_full(monkeypatch):
 
 @pytest.mark.parametrize("name", GUIDANCES)
 @pytest.mark.parametrize("editor", EDITORS.values(), ids=EDITORS)
-def test_an_edit_along_a_path_is_the_edit(double, paths, in_full, unchecked, editor, name):
-    """Whatever edits, along a path that was walked without it,
-    and without the copies of the source that are left out."""
+def test_an_edit_that_replays_the_source_row_is_the_edit(double, recorded, in_full, unchecked, editor, name):
+    """Whatever edits: the row was recorded without the editor, and copies of the source are left out."""
     negative = editor.negative(SOURCE)
-    run, walked = double[negative], paths[name, negative]
-    along = dataclasses.replace(run, trajectory=walked.run.trajectory)
-    again, followed = walk(along, walked.guidance, editor, negative)
-    assert again.followed and torch.equal(followed[:, 0], walked.path.ended)
-    full = in_full(run, walked.guidance, editor)
-    assert apart(followed[:, 0], full[:, 0]) < 1e-6 and apart(followed[:, 1], full[:, 1]) < 1e-6
+    run, (guidance, trajectory) = double[negative], recorded[name, negative]
+    along = dataclasses.replace(run, trajectory=trajectory)
+    again, replayed = record(along, guidance, editor, negative)
+    assert again.replayed and torch.equal(replayed[:, 0], trajectory.cache.ended)
+    full = in_full(run, guidance, editor)
+    assert apart(replayed[:, 0], full[:, 0]) < 1e-6 and apart(replayed[:, 1], full[:, 1]) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["Direct", "NegativePrompt", "Direct + Prox"])
@@ -199,23 +200,22 @@ def test_what_the_network_predicts_makes_no_difference(tiny, picture, kind):
     backbone = Backbone(tiny(**kind))
     first = edit(backbone, picture, SOURCE, [BLUE], guidance=GENTLE, steps=2, **QUIET)
     again = edit(backbone, first.trajectory, targets=[BLUE], guidance=GENTLE, **QUIET)
-    assert again.followed and torch.equal(again.latents[0], first.latents[0])
+    assert again.replayed and torch.equal(again.latents[0], first.latents[0])
     assert apart(again.latents[1], first.latents[1]) < 1e-4
 
 
-def test_an_inversion_that_keeps_residuals_has_a_path_too(small, picture):
+def test_an_inversion_that_keeps_residuals_is_replayed_too(small, picture):
     first = edit(small, picture, SOURCE, [BLUE], guidance=CFG(3.5), steps=3, inversion=EditFriendly(), **QUIET)
     again = edit(small, first.trajectory, targets=[BLUE], guidance=CFG(3.5), **QUIET)
-    assert again.followed and torch.equal(again.latents[0], first.latents[0])
+    assert again.replayed and torch.equal(again.latents[0], first.latents[0])
     assert apart(again.latents[1], first.latents[1]) < 1e-4
 
 
-def test_words_are_watched_along_a_path_too(small, walked):
+def test_attention_maps_are_recorded_in_a_replay_too(small, recorded_row):
     editor = PromptToPrompt(local_blend=LocalBlend(("cat", "cat"), start=0))
-    first, again = Watching(editor), Watching(editor)
-    gently(small, dataclasses.replace(walked, path=None), editor=first)
-    assert gently(small, walked, editor=again).followed
-    assert apart(torch.stack(again.seen), torch.stack(first.seen)) < 1e-5
+    first = gently(small, dataclasses.replace(recorded_row, cache=None), editor=editor, attention=True)
+    again = gently(small, recorded_row, editor=editor, attention=True)
+    assert again.replayed and apart(again.attention.steps, first.attention.steps) < 1e-5
     assert torch.equal(again.region, first.region) and again.region.shape == (2, 1, 8, 8)
 
 
@@ -234,21 +234,21 @@ class Looking(Editor):
 
 
 @pytest.mark.parametrize("guidance", [GENTLE, NegativePrompt(), Direct()], ids=lambda guidance: type(guidance).__name__)
-def test_an_editor_of_ones_own_sees_both_copies_of_the_source(small, walked, guidance):
+def test_an_editor_of_ones_own_sees_both_copies_of_the_source(small, recorded_row, guidance):
     """Where it says nothing of them."""
-    first = edit(small, walked, targets=[BLUE, DOG], guidance=guidance, editor=Looking(), **QUIET)
+    first = edit(small, recorded_row, targets=[BLUE, DOG], guidance=guidance, editor=Looking(), **QUIET)
     again = edit(small, first.trajectory, targets=[BLUE, DOG], guidance=guidance, editor=Looking(), **QUIET)
-    assert again.followed and apart(again.latents, first.latents) < 1e-5
+    assert again.replayed and apart(again.latents, first.latents) < 1e-5
 
 
 @pytest.mark.parametrize("editor", [PromptToPrompt(), Pix2PixZero()], ids=lambda editor: type(editor).__name__)
-def test_a_path_can_be_walked_and_followed_in_inference_mode(small, walked, editor):
+def test_a_row_is_recorded_and_replayed_in_inference_mode(small, recorded_row, editor):
     with torch.inference_mode():
-        first = gently(small, dataclasses.replace(walked, path=None), editor=editor, negative="")
+        first = gently(small, dataclasses.replace(recorded_row, cache=None), editor=editor, negative="")
     again = gently(small, first.trajectory, editor=editor, negative="")
     with torch.inference_mode():
         once_more = gently(small, again.trajectory, editor=editor, negative="")
-    assert not first.followed and again.followed and once_more.followed
+    assert not first.replayed and again.replayed and once_more.replayed
     assert torch.equal(again.latents, once_more.latents) and apart(again.latents, first.latents) < 1e-4
 
 
@@ -276,38 +276,40 @@ def rows_of(calls, gradient=False):
 @pytest.mark.parametrize(
     ("editor", "targets", "expected"),
     [
-        (PromptToPrompt(cross_replace=1), [BLUE], [[3], [3], [3], [3]]),
-        (PromptToPrompt(cross_replace=1), [BLUE, DOG], [[5], [5], [5], [5]]),
-        (PromptToPrompt(cross_replace=0.5, self_replace=0.5), [BLUE], [[3], [3], [2], [2]]),
-        (PromptToPrompt(self_replace=0, local_blend=LocalBlend(("cat", "cat"))), [BLUE], [[3], [3], [3], [3]]),
-        (MasaCtrl(start_step=2), [BLUE], [[3], [2], [4], [4]]),
-        (Editor(), [BLUE], [[3], [2], [2], [2]]),
-        (Watching(Editor()), [BLUE], [[3], [3], [3], [3]]),
+        (PromptToPrompt(cross_replace=1), [BLUE], [[1, 3], [3], [3], [3]]),
+        (PromptToPrompt(cross_replace=1), [BLUE, DOG], [[1, 5], [5], [5], [5]]),
+        (PromptToPrompt(cross_replace=0.5, self_replace=0.5), [BLUE], [[1, 3], [3], [2], [2]]),
+        (PromptToPrompt(self_replace=0, local_blend=LocalBlend(("cat", "cat"))), [BLUE], [[1, 3], [3], [3], [3]]),
+        (MasaCtrl(start_step=2), [BLUE], [[1, 2], [2], [4], [4]]),
+        (Editor(), [BLUE], [[1, 2], [2], [2], [2]]),
+        (AttentionRecorder(Editor()), [BLUE], [[1, 3], [3], [3], [3]]),
         (Editor(), [], [[1], [], [], []]),
         (PromptToPrompt(), [], [[1], [], [], []]),
     ],
-    ids=["P2P", "two targets", "P2P in a window", "blend", "MasaCtrl", "identity", "watched", "none", "P2P of none"],
+    ids=["P2P", "two targets", "P2P in a window", "blend", "MasaCtrl", "identity", "recorded", "none", "P2P of none"],
 )
-def test_a_followed_step_takes_the_rows_that_targets_need(small, inverted, calls, editor, targets, expected):
-    """The first one also the source under its prompt, by which a changed network is noticed."""
+def test_a_replayed_step_takes_the_rows_that_targets_need(small, inverted, calls, editor, targets, expected):
+    """Before the first one the source under its prompt, by which a changed network is noticed."""
     run = prepare(small, inverted, targets)
-    descent, _ = walk(run, GENTLE, editor)
+    first, _ = record(run, GENTLE, editor)
     assert rows_of(calls, gradient=True) == [[1]] * 4
     both = 2 * (1 + len(targets))
     assert rows_of(calls) == [[both]] * 4
     calls.clear()
-    assert walk(descent.run, GENTLE, editor)[0].followed
+    assert record(dataclasses.replace(run, trajectory=first.trajectory), GENTLE, editor)[0].replayed
     assert rows_of(calls) == expected and rows_of(calls, gradient=True) == [[]] * 4
 
 
-def test_pix2pix_zero_follows_with_its_own_gradients_alone(small, inverted, calls):
+def test_pix2pix_zero_replays_with_its_own_gradients_alone(small, inverted, calls):
     """The source is asked once in a step, for its looks and its noise, and once for null and text,
     which read the same."""
-    descent, _ = walk(prepare(small, inverted, [BLUE], SOURCE), GENTLE, Pix2PixZero(), SOURCE)
+    run = prepare(small, inverted, [BLUE], SOURCE)
+    first, _ = record(run, GENTLE, Pix2PixZero(), SOURCE)
     assert rows_of(calls) == [[1, 2]] * 4 and rows_of(calls, gradient=True) == [[1, 2]] * 4
     calls.clear()
-    assert walk(descent.run, GENTLE, Pix2PixZero(), SOURCE)[0].followed
-    assert rows_of(calls) == [[1, 2]] * 4 and rows_of(calls, gradient=True) == [[2]] * 4
+    again = dataclasses.replace(run, trajectory=first.trajectory)
+    assert record(again, GENTLE, Pix2PixZero(), SOURCE)[0].replayed
+    assert rows_of(calls) == [[1, 1, 2], *[[1, 2]] * 3] and rows_of(calls, gradient=True) == [[2]] * 4
 
 
 @pytest.mark.parametrize(
@@ -320,10 +322,10 @@ def test_pix2pix_zero_follows_with_its_own_gradients_alone(small, inverted, call
         (Direct(), PromptToPrompt(cross_replace=1), [[3]] * 4),
         (Direct(), MasaCtrl(start_step=1), [[3], [4], [4], [4]]),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, CFG | Editor) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, Guidance | Editor) else "",
 )
 def test_the_first_edit_leaves_out_the_copies_that_nobody_needs(small, inverted, calls, guidance, editor, expected):
-    walk(prepare(small, inverted, [BLUE]), guidance, editor)
+    record(prepare(small, inverted, [BLUE]), guidance, editor)
     assert rows_of(calls) == expected and rows_of(calls, gradient=True) == [[]] * 4
 
 
@@ -339,16 +341,16 @@ def test_the_first_edit_leaves_out_the_copies_that_nobody_needs(small, inverted,
         {"editor": PromptToPrompt()},
         {"editor": PromptToPrompt(local_blend=LocalBlend(("cat", "cat")), weights={"blue": 2})},
         {"editor": MasaCtrl(start_step=1)},
-        {"editor": Watching(Editor())},
+        {"editor": AttentionRecorder(Editor())},
         {"editor": Pix2PixZero(), "negative": ""},
         {"guidance": dataclasses.replace(GENTLE)},
     ],
     ids=str,
 )
-def test_it_does_not_depend_on_target_editor_or_blend(small, walked, given):
-    result = edit(small, walked, **{"targets": [BLUE], "guidance": GENTLE, "editor": Editor(), **QUIET, **given})
-    assert result.followed and result.trajectory.path.key == walked.path.key
-    assert torch.equal(result.latents[:1], walked.path.ended[-1:])
+def test_it_does_not_depend_on_target_editor_or_blend(small, recorded_row, given):
+    result = edit(small, recorded_row, **{"targets": [BLUE], "guidance": GENTLE, "editor": Editor(), **QUIET, **given})
+    assert result.replayed and result.trajectory.cache.key == recorded_row.cache.key
+    assert torch.equal(result.latents[:1], recorded_row.cache.ended[-1:])
 
 
 @pytest.mark.parametrize(
@@ -366,9 +368,9 @@ def test_it_does_not_depend_on_target_editor_or_blend(small, walked, given):
     ],
     ids=str,
 )
-def test_it_depends_on_guidance_and_negative_prompt(small, walked, given):
-    result = edit(small, walked, **{"guidance": GENTLE, "editor": Editor(), **QUIET, **given})
-    assert not result.followed and result.trajectory.path.key != walked.path.key
+def test_it_depends_on_guidance_and_negative_prompt(small, recorded_row, given):
+    result = edit(small, recorded_row, **{"guidance": GENTLE, "editor": Editor(), **QUIET, **given})
+    assert not result.replayed and result.trajectory.cache.key != recorded_row.cache.key
 
 
 @pytest.mark.parametrize(
@@ -381,13 +383,13 @@ def test_it_depends_on_guidance_and_negative_prompt(small, walked, given):
     ],
     ids=["maps", "prompt", "convention", "steps"],
 )
-def test_it_depends_on_the_trajectory(small, walked, change):
-    changed = dataclasses.replace(walked, **change(walked))
-    result, fresh = (gently(small, given, ()) for given in (changed, dataclasses.replace(changed, path=None)))
-    assert not result.followed and torch.equal(result.latents, fresh.latents)
+def test_it_depends_on_the_trajectory(small, recorded_row, change):
+    changed = dataclasses.replace(recorded_row, **change(recorded_row))
+    result, fresh = (gently(small, given, ()) for given in (changed, dataclasses.replace(changed, cache=None)))
+    assert not result.replayed and torch.equal(result.latents, fresh.latents)
 
 
-def test_it_depends_on_what_a_mask_file_holds(small, walked, tmp_path):
+def test_it_depends_on_what_a_mask_file_holds(small, recorded_row, tmp_path):
     def painted(left):
         pixels = np.zeros((8, 8), np.uint8)
         pixels[:, :left] = 255
@@ -398,19 +400,19 @@ def test_it_depends_on_what_a_mask_file_holds(small, walked, tmp_path):
         return edit(small, trajectory, targets=[BLUE], guidance=guidance, editor=Editor(), **QUIET)
 
     painted(4)
-    first = edited(walked)
-    assert edited(first.trajectory).followed
+    first = edited(recorded_row)
+    assert edited(first.trajectory).replayed
     painted(2)
-    assert not edited(first.trajectory).followed
+    assert not edited(first.trajectory).replayed
 
 
-def test_it_depends_on_what_null_texts_hold(small, walked):
-    texts = find_null_texts(small, walked, NullText(iterations=1), **QUIET)
+def test_it_depends_on_what_null_texts_hold(small, recorded_row):
+    texts = find_null_texts(small, recorded_row, NullText(iterations=1), **QUIET)
     equal, others = (dataclasses.replace(texts, embeddings=texts.embeddings * factor) for factor in (1, 1.01))
-    first = edit(small, walked, targets=[BLUE], guidance=NullText(embeddings=texts), **QUIET).trajectory
-    for held, follows in ((equal, True), (others, False)):
+    first = edit(small, recorded_row, targets=[BLUE], guidance=NullText(embeddings=texts), **QUIET).trajectory
+    for held, replays in ((equal, True), (others, False)):
         again = edit(small, first, targets=[BLUE], guidance=NullText(embeddings=held), **QUIET)
-        assert again.followed == follows
+        assert again.replayed == replays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,50 +428,44 @@ class Mixing(CFG):
     [NoiseMap(noise_map_scale=lambda step: 10.0, gradient_scale=5), Mixing(), Mixing() + Direct(), Direct() + Mixing()],
     ids=["function", "class", "class + Direct", "Direct + class"],
 )
-def test_a_guidance_that_does_not_say_what_it_does_walks_every_time(small, walked, guidance):
+def test_a_guidance_that_does_not_say_what_it_does_is_recorded_every_time(small, recorded_row, guidance):
     """A function or a class may be another one the next time, under the same name."""
     given = {"targets": [BLUE], "guidance": guidance, "editor": Editor(), **QUIET}
-    first = edit(small, walked, **given)
+    first = edit(small, recorded_row, **given)
     again = edit(small, first.trajectory, **given)
-    assert key_of(walked, guidance, "") is None and not first.followed and not again.followed
+    assert key_of(recorded_row, guidance, "") is None and not first.replayed and not again.replayed
     assert torch.equal(again.latents, first.latents)
 
 
-def test_a_callback_that_moves_the_source_leaves_no_path(small, walked):
-    unwalked = dataclasses.replace(walked, path=None)
-    moved = gently(small, unwalked, callback=lambda step, x: x.mul_(0.5) if step.index == 0 else None)
-    again, expected = gently(small, moved.trajectory), gently(small, unwalked)
-    assert not again.followed and torch.equal(again.latents, expected.latents)
+def test_a_callback_that_moves_the_source_leaves_no_record(small, recorded_row):
+    unrecorded = dataclasses.replace(recorded_row, cache=None)
+    moved = gently(small, unrecorded, callback=lambda step, x: x.mul_(0.5) if step.index == 0 else None)
+    again, expected = gently(small, moved.trajectory), gently(small, unrecorded)
+    assert not again.replayed and torch.equal(again.latents, expected.latents)
 
     # What is done to the last latents does not come back to the source.
-    last = gently(small, unwalked, callback=lambda step, x: x.mul_(0.5) if step.index == 1 else None)
-    assert torch.equal(last.trajectory.path.ended, expected.trajectory.path.ended)
+    last = gently(small, unrecorded, callback=lambda step, x: x.mul_(0.5) if step.index == 1 else None)
+    assert torch.equal(last.trajectory.cache.ended, expected.trajectory.cache.ended)
     assert torch.equal(last.latents, 0.5 * expected.latents)
 
 
 # ---------------------------------------------------------------- a changed network
 
 
-def test_a_changed_network_walks_anew(other, walked):
+def test_a_changed_network_is_recorded_anew(other, recorded_row):
     weight = other.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_v.weight
     before = weight.clone()
     weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    result, fresh = gently(other, walked), gently(other, dataclasses.replace(walked, path=None))
-    assert not result.followed and torch.equal(result.latents, fresh.latents)
-    assert gently(other, result.trajectory).followed
-
-    run = prepare(other, walked, [BLUE])
-    with pytest.raises(
-        NetworkChanged, match=r"noise for the source differs by 0\.\d+ from .*dataclasses\.replace\(tra"
-    ):
-        next(denoise(run, Following(guidance=GENTLE, kept=walked.path), Editor()))
+    result, fresh = gently(other, recorded_row), gently(other, dataclasses.replace(recorded_row, cache=None))
+    assert not result.replayed and torch.equal(result.latents, fresh.latents)
+    assert gently(other, result.trajectory).replayed
 
     weight.copy_(before)
-    assert gently(other, walked).followed and not gently(other, result.trajectory).followed
+    assert gently(other, recorded_row).replayed and not gently(other, result.trajectory).replayed
 
 
 @pytest.mark.parametrize(
-    ("dtype", "error", "follows"),
+    ("dtype", "error", "replays"),
     [
         (torch.float32, 2e-3, True),
         (torch.float32, 4e-3, False),
@@ -479,46 +475,46 @@ def test_a_changed_network_walks_anew(other, walked):
     ],
     ids=str,
 )
-def test_a_network_counts_as_changed_beyond_rounding(other, walked, dtype, error, follows):
+def test_a_network_counts_as_changed_beyond_rounding(other, recorded_row, dtype, error, replays):
     other.unet.to(dtype)
-    path = gently(other, walked).trajectory.path
-    changed = dataclasses.replace(walked, path=dataclasses.replace(path, noise=(1 + error) * path.noise))
-    assert gently(other, changed).followed == follows
+    row = gently(other, recorded_row).trajectory.cache
+    changed = dataclasses.replace(recorded_row, cache=dataclasses.replace(row, noise=(1 + error) * row.noise))
+    assert gently(other, changed).replayed == replays
 
 
 # ---------------------------------------------------------------- files and devices
 
 
 @pytest.mark.parametrize("guidance", [GENTLE, NullText(iterations=1)], ids=lambda guidance: type(guidance).__name__)
-def test_a_path_is_saved_and_loaded_with_its_trajectory(small, walked, tmp_path, guidance):
-    first = edit(small, walked, targets=[BLUE], guidance=guidance, **QUIET).trajectory
+def test_a_record_is_saved_and_loaded_with_its_trajectory(small, recorded_row, tmp_path, guidance):
+    first = edit(small, recorded_row, targets=[BLUE], guidance=guidance, **QUIET).trajectory
     first.save(tmp_path / "cat.safetensors")
     loaded = Trajectory.load(tmp_path / "cat.safetensors")
-    kept, again = first.path.tensors(), loaded.path.tensors()
-    assert loaded.path.key == first.path.key and kept.keys() == again.keys()
+    kept, again = first.cache.tensors(), loaded.cache.tensors()
+    assert loaded.cache.key == first.cache.key and kept.keys() == again.keys()
     assert ("null" in kept) == isinstance(guidance, NullText)
     assert all(torch.equal(again[name], tensor) for name, tensor in kept.items())
     result, expected = (
         edit(small, trajectory, targets=[DOG], guidance=guidance, **QUIET) for trajectory in (loaded, first)
     )
-    assert result.followed and torch.equal(result.latents, expected.latents)
+    assert result.replayed and torch.equal(result.latents, expected.latents)
 
 
-def test_a_trajectory_without_a_path_is_saved_and_loaded_without(inverted, tmp_path):
+def test_a_trajectory_without_a_record_is_saved_and_loaded_without(inverted, tmp_path):
     inverted.save(tmp_path / "cat.safetensors")
-    assert inverted.path is None and Trajectory.load(tmp_path / "cat.safetensors").path is None
+    assert inverted.cache is None and Trajectory.load(tmp_path / "cat.safetensors").cache is None
 
 
-def test_a_path_moves_with_its_trajectory(walked):
-    moved = walked.to("meta")
-    assert {tensor.device.type for tensor in (moved.maps, *moved.path.tensors().values())} == {"meta"}
-    assert moved.path.key == walked.path.key and walked.path.seen.device.type == "cpu"
+def test_a_record_moves_with_its_trajectory(recorded_row):
+    moved = recorded_row.to("meta")
+    assert {tensor.device.type for tensor in (moved.maps, *moved.cache.tensors().values())} == {"meta"}
+    assert moved.cache.key == recorded_row.cache.key and recorded_row.cache.seen.device.type == "cpu"
 
 
 # ---------------------------------------------------------------- the pipeline
 
 
-def test_the_pipeline_follows_unless_a_callback_may_change_the_source(small, walked, monkeypatch):
+def test_the_pipeline_replays_unless_a_callback_may_change_the_source(small, recorded_row, monkeypatch):
     pipe = NoiseMapGuidancePipeline(**small.pipe.components, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     gradients, forward = [], small.unet.forward
@@ -529,13 +525,13 @@ def test_the_pipeline_follows_unless_a_callback_may_change_the_source(small, wal
 
     monkeypatch.setattr(small.unet, "forward", watched)
     given = {"guidance": GENTLE, "editor": Editor(), "output_type": "latent"}
-    followed = pipe(BLUE, walked, **given).images
-    assert gradients == [False, False]
-    assert torch.equal(followed, gently(small, walked).latents)
+    replayed = pipe(BLUE, recorded_row, **given).images
+    assert gradients == [False] * 3
+    assert torch.equal(replayed, gently(small, recorded_row).latents)
 
     gradients.clear()
-    called = pipe(BLUE, walked, **given, callback_on_step_end=lambda pipe, index, t, given: {}).images
-    assert gradients == [True, False] * 2 and apart(called, followed) < 1e-4
+    called = pipe(BLUE, recorded_row, **given, callback_on_step_end=lambda pipe, index, t, given: {}).images
+    assert gradients == [True, False] * 2 and apart(called, replayed) < 1e-4
 
 
 # ---------------------------------------------------------------- exceptions
@@ -545,30 +541,28 @@ class Stop(Exception):
     pass
 
 
-def test_a_followed_edit_that_is_stopped_leaves_no_trace(small, walked):
+def test_a_replayed_edit_that_is_stopped_leaves_no_trace(small, recorded_row):
     def stop(step, x):
         raise Stop
 
     editor, before = PromptToPrompt(), dict(small.unet.attn_processors)
-    expected = gently(small, walked, editor=editor)
+    expected = gently(small, recorded_row, editor=editor)
     with pytest.raises(Stop):
-        gently(small, walked, editor=editor, callback=stop)
+        gently(small, recorded_row, editor=editor, callback=stop)
     assert all(small.unet.attn_processors[name] is processor for name, processor in before.items())
-    again = gently(small, walked, editor=editor)
-    assert again.followed and torch.equal(again.latents, expected.latents)
+    again = gently(small, recorded_row, editor=editor)
+    assert again.replayed and torch.equal(again.latents, expected.latents)
 
 
-@pytest.mark.parametrize("with_path", [True, False], ids=["followed", "walked"])
-def test_an_abandoned_run_leaves_no_trace(small, walked, with_path):
-    trajectory = walked if with_path else dataclasses.replace(walked, path=None)
+@pytest.mark.parametrize("with_record", [True, False], ids=["replayed", "recorded"])
+def test_an_abandoned_run_leaves_no_trace(small, recorded_row, with_record):
+    trajectory = recorded_row if with_record else dataclasses.replace(recorded_row, cache=None)
     before = dict(small.unet.attn_processors)
-    descent = Descent(prepare(small, trajectory, [BLUE]), GENTLE, PromptToPrompt(), "")
-    steps = iter(descent)
+    steps = denoise(prepare(small, trajectory, [BLUE]), GENTLE, PromptToPrompt())
     next(steps)
     assert all(small.unet.attn_processors[name] is processor for name, processor in before.items())
     steps.close()
-    assert descent.path is None and not descent.followed
-    assert torch.equal(gently(small, walked).latents[:1], walked.path.ended[-1:])
+    assert torch.equal(gently(small, recorded_row).latents[:1], recorded_row.cache.ended[-1:])
 
 
 # ---------------------------------------------------------------- the way up
@@ -602,15 +596,19 @@ def test_an_inversion_that_is_stopped_leaves_no_trace(small, picture, monkeypatc
 # ---------------------------------------------------------------- what once went wrong
 
 
-def test_prompts_that_name_files_are_told_apart(walked, tmp_path, monkeypatch):
+def test_prompts_that_name_files_are_told_apart(recorded_row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("fog", "rain"):
         (tmp_path / name).touch()
-    assert key_of(walked, GENTLE, "fog") != key_of(walked, GENTLE, "rain")
+    assert key_of(recorded_row, GENTLE, "fog") != key_of(recorded_row, GENTLE, "rain")
 
 
-def test_equal_guidances_have_one_path(walked):
-    assert key_of(walked, CFG(7), "") == key_of(walked, CFG(7.0), "") == key_of(walked, CFG(np.float64(7)), "")
+def test_equal_guidances_have_one_key(recorded_row):
+    assert (
+        key_of(recorded_row, CFG(7), "")
+        == key_of(recorded_row, CFG(7.0), "")
+        == key_of(recorded_row, CFG(np.float64(7)), "")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -624,13 +622,12 @@ def test_a_direct_inversion_of_ones_own_sees_the_sources_noise(double, in_full, 
     assert apart(lean, in_full(double[""], Halfway(), Editor())) < 1e-6
 
 
-def test_a_guidance_without_a_path_leaves_the_one_that_there_is(small, walked):
+def test_a_guidance_without_a_key_leaves_the_record_that_there_is(small, recorded_row):
     function = NoiseMap(noise_map_scale=lambda step: 10.0, gradient_scale=5)
-    result = edit(small, walked, targets=[BLUE], guidance=function, **QUIET)
-    assert gently(small, result.trajectory).followed
+    result = edit(small, recorded_row, targets=[BLUE], guidance=function, **QUIET)
+    assert gently(small, result.trajectory).replayed
 
 
-def test_a_blend_that_never_starts_has_no_region(small, walked):
-    watching = Watching(PromptToPrompt(local_blend=LocalBlend(("cat", "cat"), start=1.0)))
-    gently(small, walked, editor=watching)
-    assert watching.region is None
+def test_a_blend_that_never_starts_has_no_region(small, recorded_row):
+    editor = PromptToPrompt(local_blend=LocalBlend(("cat", "cat"), start=1.0))
+    assert gently(small, recorded_row, editor=editor).region is None

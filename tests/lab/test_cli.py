@@ -10,7 +10,7 @@ from nmg import pipelines
 from nmg.lab.cli import main
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import Scene, caption
-from nmg.request import Recipe
+from nmg.request import Request
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def test_a_saved_trajectory_edits_as_its_picture_does(here, picture):
     assert main(["edit", "--trajectory", "cat.safetensors", *target, "--out", "from-trajectory.png"]) == 0
     assert main(["edit", picture, *source, *target, "--steps", "3", "--out", "from-picture.png"]) == 0
     np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("from-picture.png"))
-    # The source's path is left in the file, and followed from there.
+    # The source row is kept in the file, and replayed from there.
     for out in ("walked.png", "followed.png"):
         assert main(["edit", "--trajectory", "cat.safetensors", "--keep-path", *target, "--out", out]) == 0
-        assert nmg.Trajectory.load("cat.safetensors").path is not None
+        assert nmg.Trajectory.load("cat.safetensors").cache is not None
         assert np.abs(pixels(out).astype(int) - pixels("from-picture.png")).max() <= 1
 
 
@@ -106,7 +106,7 @@ PIX2PIX_ZERO = ["--editor", "pix2pix-zero"]
 )
 def test_every_editor_writes_a_picture_that_replays_to_the_pixel(here, options, expected):
     assert main(["edit", CAT, "--change", "pose=jumping", "--steps", "2", "--all", *options]) == 0
-    recipe = Recipe.read("edit.png")
+    recipe = Request.read("edit.png")
     assert recipe.editor == expected
     assert recipe.negative == (recipe.source if isinstance(expected, nmg.Pix2PixZero) else "")
     assert abs(pixels("edit.png") - pixels("edit-reconstruction.png")).max() > 0
@@ -132,7 +132,7 @@ def test_masks_come_from_files_that_a_replay_finds_from_anywhere(here, monkeypat
 def test_a_direction_needs_no_target_prompt(here):
     assert main(["edit", CAT, *PIX2PIX_ZERO, "--direction", "cat", "dog", "--steps", "2"]) == 0
     source = caption(Scene.sample(10_000, kind="cat", colour="red"))
-    assert Recipe.read("edit.png").targets == (source.replace("cat", "dog"),)
+    assert Request.read("edit.png").targets == (source.replace("cat", "dog"),)
     # The name of the target plays no part in its picture.
     again = ["--direction", "cat", "dog", "--target", "zebra", "--steps", "2", "--out", "named.png"]
     assert main(["edit", CAT, *PIX2PIX_ZERO, *again]) == 0
@@ -168,7 +168,7 @@ def test_a_direction_edits_a_saved_trajectory(here):
 def test_a_negative_prompt_is_followed_by_every_editor(here):
     given = ["edit", CAT, "--change", "colour=blue", "--steps", "2", *PIX2PIX_ZERO]
     assert main([*given, "--negative", "a photo of a car"]) == 0
-    assert Recipe.read("edit.png").negative == "a photo of a car"
+    assert Request.read("edit.png").negative == "a photo of a car"
     assert main([*given, "--out", "habit.png"]) == 0
     assert abs(pixels("edit.png") - pixels("habit.png")).max() > 0
     assert main(["replay", "edit.png"]) == 0
@@ -180,13 +180,13 @@ def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
     assert main(["edit", CAT, *given, *regularised]) == 0
     assert main(["edit", CAT, *given, "--out", "plain.png"]) == 0
     assert abs(pixels("edit.png") - pixels("plain.png")).max() > 0
-    assert Recipe.read("edit.png").inversion == nmg.Regularised() and Recipe.read("plain.png").inversion == nmg.DDIM()
+    assert Request.read("edit.png").inversion == nmg.Regularised() and Request.read("plain.png").inversion == nmg.DDIM()
     assert main(["replay", "edit.png"]) == 0
     np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
 
     assert main(["invert", CAT, "--steps", "2", *regularised]) == 0
     assert nmg.Trajectory.load("trajectory.safetensors").inversion == nmg.Regularised()
-    target = ["--trajectory", "trajectory.safetensors", "--target", *Recipe.read("edit.png").targets]
+    target = ["--trajectory", "trajectory.safetensors", "--target", *Request.read("edit.png").targets]
     for options in ([], regularised):
         assert main(["edit", *target, *options, "--out", "from-trajectory.png"]) == 0
         np.testing.assert_array_equal(pixels("from-trajectory.png"), pixels("edit.png"))
@@ -196,7 +196,7 @@ def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
 
 def test_a_caption_takes_the_place_of_the_source_prompt(here, picture, capsys):
     assert main(["edit", picture, "--caption", "--target", "a dog", "--steps", "1"]) == 0
-    read = Recipe.read("edit.png").source
+    read = Request.read("edit.png").source
     assert f"the picture is captioned {read!r}" in capsys.readouterr().err and "view" in read
 
 

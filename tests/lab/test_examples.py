@@ -6,11 +6,10 @@ import pytest
 import torch
 
 import nmg
-from nmg import DDIM, pipelines
+from nmg import pipelines
 from nmg.lab import examples
-from nmg.run import Plan
+from nmg.request import Request
 
-PLAN = Plan(DDIM(), "aligned", 50, (64, 64))
 IMAGES = Path(__file__).parents[2] / "images"
 TASKS = {
     examples.prompt_to_prompt: [
@@ -41,8 +40,8 @@ def test_each_task_has_an_example_whose_words_are_found(which, kind, sd_shaped):
     assert list(found) == TASKS[kind]
     for example in found.values():
         assert example.source != example.target
-        backbone.check([example.source, example.target])
-        example.editor.check(backbone, [example.source, example.target], PLAN)
+        request = Request(example.image, example.source, [example.target], editor=example.editor)
+        request.resolved(backbone).check(backbone)
         assert backbone.prepare(example.image).size == backbone.native_size
         assert (example.truth is not None) == (which == "bundled")
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from nmg import CFG, DDIM, Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZero, PromptToPrompt, edit
-from nmg.run import Plan
+from nmg import CFG, Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZero, PromptToPrompt, edit
+from nmg.request import Request
 from scripts import baseline, measure, models, speed, speed_table
 
 TARGET = "a blue cat sitting in the forest, front view"
@@ -64,10 +64,10 @@ def test_baseline_refuses_what_it_has_not(own, trajectory):
 def test_every_editor_has_every_prompt(own):
     """The settings that are measured can be prepared for one target and for two."""
     assert tuple(measure.EDITORS) == speed.EDITORS
-    plan = Plan(DDIM(), "aligned", 2, (16, 16))
     for count in (1, 2):
         for make in measure.EDITORS.values():
-            make(count).check(own, measure.PROMPTS[: 1 + count], plan)
+            source, *targets = measure.PROMPTS[: 1 + count]
+            Request("", source, targets, editor=make(count), steps=2).resolved(own).check(own)
 
 
 def test_clock_takes_the_median_after_the_first():

@@ -35,7 +35,7 @@ from nmg.lab.panel.origin import spelled
 from nmg.levels import Step, spread, transfer
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import EXAMPLES
-from nmg.request import Recipe
+from nmg.request import Request
 from tests.conftest import SOURCE, TARGET
 
 IMAGES = Path(__file__).parents[3] / "images"
@@ -235,7 +235,7 @@ def test_what_is_worth_a_look(engine):
     assert len(made.distances) == 2 and min(made.distances) > 0
     assert made.region is None
     blended = engine.make(SETTINGS.but(blend=("cat", "cat")))
-    assert blended.region.shape == engine.backbone.latent_size(engine.picture)
+    assert blended.region.shape == engine.backbone.latent_size(engine.picture.size)
     assert blended.looks is not made.looks and [token for token, _ in blended.looks] == words
     assert engine.make(SETTINGS.but(guidance="direct")).distances == (0.0, 0.0)
 
@@ -440,9 +440,9 @@ def test_nothing_is_overwritten(engine, picture, tmp_path):
     made, origin = engine.make(SETTINGS), Origin.of(picture)
     for name in ("edit.png", "edit-2.png", "edit-3.png"):
         path, source = save(made, engine, origin, tmp_path / "edit.png")
-        assert path.name == name and Recipe.read(path).image == str(source)
+        assert path.name == name and Request.read(path).image == str(source)
     reconstruction = engine.make(SETTINGS.but(target=""))
-    assert Recipe.read(save(reconstruction, engine, origin, tmp_path / "r.png")[0]).row == 0
+    assert Request.read(save(reconstruction, engine, origin, tmp_path / "r.png")[0]).row == 0
     with pytest.raises(ValueError, match=r"edit.jpg' can't be written; give the path of a .png file"):
         save(made, engine, origin, tmp_path / "edit.jpg")
 

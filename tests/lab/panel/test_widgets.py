@@ -16,7 +16,7 @@ import nmg
 from nmg.lab.examples import Example
 from nmg.lab.presets import SCENES
 from nmg.menagerie.scene import Scene
-from nmg.request import Recipe
+from nmg.request import Request
 from tests.conftest import SOURCE, TARGET
 
 widgets = pytest.importorskip("nmg.lab.panel.widgets", reason="needs ipywidgets (pip install 'nmg[notebook]')")
@@ -260,7 +260,7 @@ def test_save_writes_the_recipe_and_says_where(panel, tmp_path):
     for name in ("edit.png", "edit-2.png"):
         part(panel, "save").click()
         assert f"wrote {tmp_path / name} and " in part(panel, "saved").value
-    assert Recipe.read(tmp_path / "edit.png").guidance == panel.settings.guidance_method
+    assert Request.read(tmp_path / "edit.png").guidance == panel.settings.guidance_method
     part(panel, "save-path").value = "edit.gif"
     part(panel, "save").click()
     assert "ValueError: &#x27;edit.gif&#x27; can&#x27;t be written" in part(panel, "saved").value
