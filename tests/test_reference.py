@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nmg import (
+    CFG,
     Backbone,
     EditDirection,
     Editor,
@@ -173,8 +174,8 @@ class Verdict:
         assert got.shape == want.shape, f"{name}: {list(got.shape)} instead of {list(want.shape)}"
         self.integers.append((name, ((got.double() - want.double()).abs() > within).double().mean().item(), limit))
 
-    def conclude(self, report: list[str]) -> None:
-        assert self.rows or self.integers, f"nothing was compared in {self.case.name}"
+    def __str__(self) -> str:
+        """The largest errors, as the report shows them."""
         parts = []
         for what, index in (("rms", 1), ("median", 2)):
             if self.rows:
@@ -183,7 +184,10 @@ class Verdict:
         if self.integers:
             name, share, _ = max(self.integers, key=lambda row: row[1])
             parts.append(f"integers off {share:.1e}" + (f" ({name})" if share else ""))
-        report.append(f"{self.case.name:22} {len(self.rows) + len(self.integers):3} tensors  {'  '.join(parts)}")
+        return f"{self.case.name:22} {len(self.rows) + len(self.integers):3} tensors  {'  '.join(parts)}"
+
+    def conclude(self) -> None:
+        assert self.rows or self.integers, f"nothing was compared in {self.case.name}"
         wrong = [
             f"{n}: rms {r:.2e} (limit {lr:.1e}), median {m:.2e} (limit {lm:.1e})"
             for n, r, m, lr, lm in self.rows
@@ -210,7 +214,7 @@ INVERSIONS = {
 def inversion(case: Case, verdict: Verdict) -> None:
     convention, offset = INVERSIONS[case.params["method"]]
     if case.params.get("guidance_scale", 1) != 1:
-        pytest.skip(f"inversion at guidance {case.params['guidance_scale']} is not offered")
+        pytest.fail(f"inversion at guidance {case.params['guidance_scale']} is not offered")
     offset, maps = case.params.get("steps_offset_after_load", offset), case.tensors["noise_maps"]
     trajectory = rise(
         case.backbone, maps[0], case.params["prompt"], case.params["num_inference_steps"], convention, offset
@@ -278,9 +282,11 @@ def masactrl_editing(case: Case, verdict: Verdict) -> None:
 
 
 def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
-    p, t = case.params, case.tensors
+    """With noise maps, or as the authors' plain pipeline without: classifier-free guidance then leads the source."""
+    p, t, plain = case.params, case.tensors, case.params["method"].endswith(".__call__")
     trajectory = recorded_trajectory(case)
-    run = prepare(case.backbone, trajectory, ["target"], p["negative_prompt"])
+    run = prepare(case.backbone, trajectory, ["target"], p.get("negative_prompt") or "")
+    guidance = CFG(text_scale_of(case)) if plain else guidance_of(case, run)
     verdict.close("edit_direction", t["target_embeds"] - t["source_embeds"], SINGLE)
     direction = EditDirection(t["edit_direction"], ("source",), ("target",), 1.0)
     editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"])
@@ -288,23 +294,17 @@ def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
     with watched() as (transfers, _), pytest.MonkeyPatch.context() as patch:
         steer = pix2pix_zero._Running.steer
         patch.setattr(pix2pix_zero._Running, "steer", lambda *given: steered.append(steer(*given)) or steered[-1])
-        latents = torch.stack([x for _, x in denoise(run, guidance_of(case, run), editor)])
+        latents = torch.stack([x for _, x in denoise(run, guidance, editor)])
     verdict.close("recon_latents", latents[:, :1], rows=1)
     verdict.close("edit_latents", latents[:, 1:], rows=1)
+    halves = ("cfg",) if plain else ("uncond", "nmg", "cfg")
     for i in range(len(run.steps)):
-        (null, nulled), (guided, steered_to), (text, end) = transfers[3 * i : 3 * i + 3]
-        for name, got in (
-            (f"step{i}.eps_uncond", null),
-            (f"step{i}.prev_uncond", nulled),
-            (f"step{i}.eps_nmg", guided),
-            (f"step{i}.prev_nmg", steered_to),
-            (f"step{i}.eps_cfg", text[:1]),
-            (f"step{i}.prev_cfg", end[:1]),
-            (f"edit{i}.eps_cfg", text[1:]),
-            (f"edit{i}.x_guided", steered[i][1:2]),
-        ):
-            if name in case.shapes:
-                verdict.close(name, got, rows=0)
+        done = dict(zip(halves, transfers[len(halves) * i : len(halves) * (i + 1)], strict=True))
+        got = {f"edit{i}.eps_cfg": done["cfg"][0][1:], f"edit{i}.x_guided": steered[i][1:2]}
+        for half, (eps, previous) in done.items():
+            got |= {f"step{i}.eps_{half}": eps[:1], f"step{i}.prev_{half}": previous[:1]}
+        for name in got.keys() & case.shapes.keys():
+            verdict.close(name, got[name], rows=0)
     if "edit_image_u8" in case.shapes:
         (decoded,) = images.to_pil(run.backbone.decode(latents[-1][1:]))
         verdict.same("edit_image_u8", np.array(decoded), default=PICTURE, within=1)
@@ -689,14 +689,22 @@ METHODS: dict[str, Callable[[Case, Verdict], None]] = {
     "NMGPipeline.__call__": editing,
     "StableDiffusionPix2PixZeroPipeline.invert": regularised_inversion,
     "StableDiffusionPix2PixZeroPipeline.p2p_nmg": pix2pix_zero_editing,
+    "StableDiffusionPix2PixZeroPipeline.__call__": pix2pix_zero_editing,
     "MasaCtrlPipeline.__call__": masactrl_editing,
 }
 
 
-def comparison_of(case: Case) -> Callable[[Case, Verdict], None] | None:
-    """What to do with a case, by its method, or by what a unit holds."""
+def comparison_of(case: Case) -> Callable[[Case, Verdict], None]:
+    """What to do with a case, by its method, or by what a unit holds.
+
+    Raises:
+        LookupError: for a case that nothing here can compare.
+    """
+    unknown = LookupError(f"{case.name}: {case.params.get('method', 'a unit')} is not known here; add it to METHODS")
     if "method" in case.params:
-        return METHODS.get(case.params["method"])
+        if (method := METHODS.get(case.params["method"])) is None:
+            raise unknown
+        return method
     configs = case.params.get("configs", [{}])
     if "auto_corr_generator_seed" in case.params:
         return p2pz_unit
@@ -710,17 +718,23 @@ def comparison_of(case: Case) -> Callable[[Case, Verdict], None] | None:
         return text_align
     if all("controller" in config and "cross_replace_steps" in config for config in configs):
         return control_unit
-    return blend_unit if all("words" in config for config in configs) else None
+    if all("words" in config for config in configs):
+        return blend_unit
+    raise unknown
 
 
 @pytest.mark.parametrize("case", cases())
-def test_what_the_authors_recorded_comes_out_again(case, report):
-    compare = comparison_of(case)
-    if compare is None:
-        pytest.skip(f"{case.params.get('method', case.name)} is not supported yet")
+def test_what_the_authors_recorded_comes_out_again(case, record_property):
     verdict = Verdict(case)
-    compare(case, verdict)
-    verdict.conclude(report)
+    comparison_of(case)(case, verdict)
+    record_property("recording", str(verdict))
+    verdict.conclude()
+
+
+@pytest.mark.parametrize("params", [{"method": "SomePipeline.__call__"}, {}], ids=["method", "unit"])
+def test_a_recording_of_an_unknown_method_fails(params, tmp_path):
+    with pytest.raises(LookupError, match="add it to METHODS"):
+        comparison_of(Case(tmp_path, "new_10", params, {}, "sd-shaped"))
 
 
 def test_a_neighbouring_noise_map_would_be_noticed(monkeypatch):
@@ -729,4 +743,4 @@ def test_a_neighbouring_noise_map_would_be_noticed(monkeypatch):
     verdict = Verdict(case)
     reconstruction(case, verdict)
     with pytest.raises(AssertionError, match="latents: rms"):
-        verdict.conclude([])
+        verdict.conclude()
