@@ -2,8 +2,11 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Tests run in several processes of one thread each; one that is done takes over what another has left.
+SHARED := --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: demo test test-oldest test-browser lint notebooks train clean
 
@@ -11,11 +14,11 @@ demo: $(VENV)/.core
 	$(BIN)/python -m nmg demo --out outputs
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 # The oldest supported versions, in an environment of their own, without the slow tests and the notebooks.
 test-oldest: $(VENV)-oldest/.test
-	$(VENV)-oldest/bin/python -m pytest -m 'not slow and not notebook' --ignore tests/test_reference.py
+	$(VENV)-oldest/bin/python -m pytest $(SHARED) -m 'not slow and not notebook' --ignore tests/test_reference.py
 
 # The notebooks' panels in chromium, which must be on the machine (Debian: apt-get install chromium).
 test-browser: $(VENV)/.test

@@ -181,7 +181,9 @@ class Rising:
 
 
 @pytest.mark.parametrize(
-    ("scale", "name"), [(falling, "falling"), (lambda step: 1.0, "<lambda>"), (Rising(), ".*Rising object")], ids=str
+    ("scale", "name"),
+    [(falling, "falling"), (lambda step: 1.0, "<lambda>"), (Rising(), ".*Rising object")],
+    ids=["function", "lambda", "object"],
 )
 def test_a_function_as_a_scale_can_not_be_written_down_and_says_so(scale, name):
     method = NoiseMap(noise_map_scale=scale)

@@ -366,7 +366,6 @@ def test_it_does_not_depend_on_target_editor_or_blend(small, recorded_row, given
         {"negative": "a green fox"},
         {"editor": Pix2PixZero()},
     ],
-    ids=str,
 )
 def test_it_depends_on_guidance_and_negative_prompt(small, recorded_row, given):
     result = edit(small, recorded_row, **{"guidance": GENTLE, "editor": Editor(), **QUIET, **given})
