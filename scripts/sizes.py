@@ -71,8 +71,9 @@ def functions() -> list[Function]:
 
 def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     for child in ast.iter_child_nodes(node):
-        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        inner = f"{name}.{child.name}" if named else name
+        inner = name
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{name}.{child.name}"
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield inner, child
         yield from _definitions(child, inner)
