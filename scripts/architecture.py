@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 FLOORS = (
-    ("scripts", "train · evaluate · measure", 0, 9.0, 12, "#e8e8e8"),
-    ("nmg.lab", "profile · controls · cli · figures · metrics · bench · panel", 0, 7.5, 12, "#dbe9f6"),
-    ("nmg.menagerie", "the bundled world", 9, 0.4, 3, "#e4f1df"),
-    ("nmg", "the method", 0, 0.4, 8.7, "#fdf0d5"),
+    ("scripts", "train · evaluate · measure", 0.0, 9.0, 12.0, "#e8e8e8"),
+    ("nmg.lab", "profile · controls · cli · figures · metrics · bench · panel", 0.0, 7.5, 12.0, "#dbe9f6"),
+    ("nmg.menagerie", "the bundled world", 9.0, 0.4, 3.0, "#e4f1df"),
+    ("nmg", "the method", 0.0, 0.4, 8.7, "#fdf0d5"),
 )
 """Name, content, left, bottom, width, colour."""
 WAY = (

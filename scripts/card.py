@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from nmg.menagerie.scene import FACTORS
-from scripts.train import TRAIN_SEEDS
+from nmg.menagerie.tasks import TRAIN_SEEDS
 
 HEAD = """\
 # Menagerie

@@ -68,15 +68,7 @@ def pipeline(device: str, dtype: torch.dtype, size: Size = FULL, with_values: bo
         if with_values:
             fill(network.to_empty(device=device))
     with torch.device(device):
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408,
-                hidden_size=size.text,
-                intermediate_size=4 * size.text,
-                num_hidden_layers=size.text_layers,
-                num_attention_heads=12,
-            )
-        )
+        text = _text_encoder(size)
     if text.dtype != dtype:
         text.to(dtype)
     return StableDiffusionPipeline(
@@ -89,6 +81,17 @@ def pipeline(device: str, dtype: torch.dtype, size: Size = FULL, with_values: bo
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _text_encoder(size: Size) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=size.text,
+        intermediate_size=4 * size.text,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=12,
+    )
+    return CLIPTextModel(config)
 
 
 @torch.no_grad()

@@ -17,8 +17,7 @@ from nmg.lab import scoring
 from nmg.lab.presets import SCENES
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.model import FOLDER, load_classifier
-from nmg.menagerie.tasks import TASKS, TEST_SEEDS, VALIDATION_SEEDS
-from scripts.train import TRAIN_SEEDS
+from nmg.menagerie.tasks import TASKS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS
 
 Scores = tuple[dict[str, float], dict[str, str]]
 """Metrics by name, and by the names of others why they have no value."""
