@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def _identified(value: Any) -> Any:
     return value
 
 
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write a file so that no reader sees half of it: it takes the place of `path` when the block ends."""
+    part = Path(f"{os.fspath(path)}.part")
+    yield part
+    os.replace(part, path)
+
+
 # ---------------------------------------------------------------- tensors
 
 
@@ -132,10 +144,9 @@ def save(path: str | os.PathLike, form: str, tensors: dict[str, Tensor], describ
     Args:
         form: name and version of the file's form, which `load` asks for again.
     """
-    part = f"{os.fspath(path)}.part"
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, part, metadata={"format": form, "described": json.dumps(described)})
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": form, "described": json.dumps(described)})
 
 
 def load(

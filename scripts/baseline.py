@@ -23,35 +23,17 @@ Scales and energies are this package's, which sum over a row where the published
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from nmg import Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZero, PromptToPrompt, Trajectory
-from nmg.alignment import Tokens, find
+from nmg import Backbone, Editor, NoiseMap, Pix2PixZero, Trajectory
 from nmg.attention import Attend, Site
 from nmg.guidance.noise_map import ENERGIES, REFERENCE_ELEMENTS
 from nmg.levels import Step, transfer
-
-
-def scores(q: Tensor, k: Tensor) -> Tensor:
-    """q kᵀ / √dim, [rows, heads, queries, keys]."""
-    return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-
-
-def matrix(q: Tensor, k: Tensor) -> Tensor:
-    """Attention probabilities [rows, heads, queries, keys]."""
-    return scores(q, k).softmax(-1)
-
-
-def by_matrix(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of a layer whose controller is off."""
-    return matrix(q, k) @ v
+from scripts.controllers import Controller, by_matrix, controller_of, matrix
 
 
 def denoise(
@@ -66,7 +48,7 @@ def denoise(
     sampler = _Sampler.prepare(backbone, trajectory, target, guidance, editor)
     if isinstance(editor, Pix2PixZero):
         return two_loops(sampler, editor)
-    return one_loop(sampler, controller_of(editor, sampler))
+    return one_loop(sampler, controller_of(editor, backbone, sampler.trajectory, sampler.prompts))
 
 
 def decode(backbone: Backbone, latents: Tensor) -> Tensor:
@@ -132,136 +114,6 @@ def one_loop(sampler: _Sampler, controller: Controller) -> Iterator[Tensor]:
         yield x
 
 
-class Controller:
-    """The controller that does nothing."""
-
-    def attend(self, step: Step) -> Attend:
-        return by_matrix
-
-    def blend(self, step: Step, x: Tensor) -> Tensor:
-        return x
-
-
-def controller_of(editor: Editor, sampler: _Sampler) -> Controller:
-    """The published code's counterpart of an editor.
-
-    Raises:
-        NotImplementedError: for one that is not written here.
-    """
-    if type(editor) is Editor:
-        return Controller()
-    if isinstance(editor, PromptToPrompt) and not editor.weights:
-        return WordSwap.prepare(editor, sampler)
-    if isinstance(editor, MasaCtrl) and editor.words is None and editor.source_mask is None:
-        return Mutual(editor.first_step(len(sampler.trajectory.steps)), editor.first_layer(sampler.backbone))
-    raise NotImplementedError(f"the published code's way of {editor} is not written here")
-
-
-@dataclass
-class WordSwap(Controller):
-    """Prompt-to-Prompt's word replacement, with its store of attention maps and its local blend.
-
-    Attributes:
-        word_map: source tokens to target tokens, [tokens, tokens].
-        active: whether each target token's attention is replaced, [steps, tokens] of 0 and 1.
-        self_steps: the steps in which self-attention is replaced.
-        marks: 1 at the tokens of the blend's words, [2, tokens]; None without a blend.
-        threshold, blend_from: of the blend: a share of the maximum, and its first step.
-        largest, watched: positions of the largest layer that is stored, and of those that the blend reads.
-        step_maps, sums: the stored maps, [2, heads, positions, tokens] each: of this step, and over the steps so far.
-    """
-
-    word_map: Tensor
-    active: Tensor
-    self_steps: range
-    marks: Tensor | None
-    threshold: Any
-    blend_from: int
-    largest: int
-    watched: tuple[int, int]
-    step_maps: list[tuple[Site, Tensor]] = field(default_factory=list)
-    sums: list[tuple[Site, Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def prepare(cls, editor: PromptToPrompt, sampler: _Sampler) -> WordSwap:
-        backbone, device, count = sampler.backbone, sampler.text.device, len(sampler.trajectory.steps)
-        source, target = tokens = editor.tokens(backbone, sampler.prompts)
-        blend = editor.local_blend or LocalBlend(())
-        window = editor.self_replace if isinstance(editor.self_replace, tuple) else (0.0, editor.self_replace)
-        return cls(
-            word_map=editor.correspondence(source, target).weights.to(device),
-            active=editor.schedule([target], count)[:, 0].to(device),
-            self_steps=range(*(int(share * count) for share in window)),
-            marks=_marks(blend, tokens).to(device) if editor.local_blend else None,
-            threshold=blend.threshold,
-            blend_from=int(blend.start * count),
-            largest=math.prod(sampler.trajectory.latent_size) // 4,
-            watched=backbone.word_map_size(sampler.trajectory.latent_size),
-        )
-
-    def attend(self, step: Step) -> Attend:
-        self.step_maps = []
-
-        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            maps = matrix(q, k)
-            self.replace(site, step, maps[len(maps) // 2 :])
-            return maps @ v
-
-        return attend
-
-    def replace(self, site: Site, step: Step, maps: Tensor) -> None:
-        """Store the text half's maps, and write the source's over the target's."""
-        if maps.shape[2] <= self.largest:
-            self.step_maps.append((site, maps))
-        if site.is_cross:
-            active = self.active[step.index].to(maps.dtype)
-            taken = torch.einsum("hps,st->hpt", maps[0], self.word_map.to(maps.dtype))
-            maps[1] = taken * active + maps[1] * (1 - active)
-        elif step.index in self.self_steps and maps.shape[2] <= self.largest:
-            maps[1] = maps[0]
-
-    def blend(self, step: Step, x: Tensor) -> Tensor:
-        """Add this step's maps up, and put the source back where neither prompt's words look."""
-        for (_, total), (_, maps) in zip(self.sums, self.step_maps, strict=False):
-            total += maps
-        self.sums = self.sums or self.step_maps
-        if self.marks is None or step.index < self.blend_from:
-            return x
-        positions = math.prod(self.watched)
-        watched = [maps.float() for site, maps in self.sums if site.is_cross and maps.shape[2] == positions]
-        seen = (torch.cat(watched, 1) * self.marks[:, None, None]).sum(-1).mean(1).unflatten(1, self.watched)[:, None]
-        grown = F.interpolate(F.max_pool2d(seen, 3, stride=1, padding=1), x.shape[2:])
-        mask = grown / grown.amax((2, 3), keepdim=True) > self.threshold
-        return x[:1] + (mask[:1] | mask) * (x - x[:1])
-
-
-def _marks(blend: LocalBlend, tokens: list[Tokens]) -> Tensor:
-    marks = torch.zeros(len(tokens), tokens[0].length)
-    for row, (word, prompt) in enumerate(zip(blend.words, tokens, strict=True)):
-        marks[row, find(str(word), prompt)] = 1
-    return marks
-
-
-@dataclass
-class Mutual(Controller):
-    """MasaCtrl's mutual self-attention, without masks, from a step and a layer on."""
-
-    first_step: int
-    first_layer: int
-
-    def attend(self, step: Step) -> Attend:
-        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            # Computed before the controller is asked, and both held while it works.
-            before = scores(q, k)
-            maps = before.softmax(-1)
-            if site.is_cross or step.index < self.first_step or site.layer < self.first_layer:
-                return maps @ v
-            halves = zip(q.chunk(2), k.chunk(2), v.chunk(2), strict=True)
-            return torch.cat([matrix(queries, keys[:1]) @ values[:1] for queries, keys, values in halves])
-
-        return attend
-
-
 # ------------------------------------------------------------ pix2pix-zero
 
 
@@ -273,20 +125,22 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
     (null, _), (text, moved) = sampler.null.split(1), sampler.text.split(1)
     backbone, steps, start = sampler.backbone, sampler.trajectory.steps, sampler.trajectory.start
 
-    looks: list[list[Tensor]] = []
+    source_maps: list[list[Tensor]] = []
     source = start
     for step in steps:
         maps: list[Tensor] = []
         source = sampler.on_path(step, source)
         eps = backbone.eps(torch.cat([source, source]), step, torch.cat([null, text]), storing(maps))
-        looks.append([layer.cpu() for layer in maps])
+        source_maps.append([layer.cpu() for layer in maps])
         source = sampler.down(step, source, eps)
         yield torch.cat([source, start])
 
     target = start
     for step in steps:
-        pair = descend(sampler, step, torch.cat([target, target]), torch.cat([null, moved]), looks[0], editor.amount)
-        looks.pop(0)
+        pair = descend(
+            sampler, step, torch.cat([target, target]), torch.cat([null, moved]), source_maps[0], editor.amount
+        )
+        source_maps.pop(0)
         eps = backbone.eps(pair, step, torch.cat([null, moved]), by_matrix)
         target = sampler.down(step, pair[:1], eps)
         yield torch.cat([source, target])
@@ -296,20 +150,20 @@ def storing(maps: list[Tensor]) -> Attend:
     """Attention that keeps every cross-attention map of the call."""
 
     def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        looks = matrix(q, k)
+        probabilities = matrix(q, k)
         if site.is_cross:
-            maps.append(looks)
-        return looks @ v
+            maps.append(probabilities)
+        return probabilities @ v
 
     return attend
 
 
-def descend(sampler: _Sampler, step: Step, pair: Tensor, text: Tensor, looks: list[Tensor], amount: float) -> Tensor:
+def descend(sampler: _Sampler, step: Step, pair: Tensor, text: Tensor, wanted: list[Tensor], amount: float) -> Tensor:
     """One gradient step of null and text copy towards the source's maps; the parameters get their gradients, too."""
     maps: list[Tensor] = []
     with torch.enable_grad():
         z = pair.detach().clone().requires_grad_()
         sampler.backbone.eps(z, step, text, storing(maps))
-        apart = [(a - b.to(a.device)).square().sum((2, 3)).mean() for a, b in zip(maps, looks, strict=True)]
+        apart = [(a - b.to(a.device)).square().sum((2, 3)).mean() for a, b in zip(maps, wanted, strict=True)]
         torch.stack(apart).sum().backward()
     return z.detach() - amount * z.grad  # type: ignore[operator]

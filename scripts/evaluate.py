@@ -107,13 +107,13 @@ def edits(
     Raises:
         ValueError: for records of another configuration, or none where several processes share the work.
     """
-    from nmg.lab.bench import Menagerie, runner
+    from nmg.lab.bench import Menagerie, chosen_scales, runner
     from nmg.lab.bench.processes import joined
 
     if records is None and joined(backbone.device.type == "cpu").count > 1:
         raise ValueError("several processes need one folder to work in; give --records FOLDER")
     with TemporaryDirectory() as temporary:
-        folder, scales = records or Path(temporary), runner.chosen_scales(records) if records else None
+        folder, scales = records or Path(temporary), chosen_scales(records) if records else None
         options: dict[str, Any] = {"steps": steps, "scales": scales, "pictures": False}
         known = Counter(r.task for r in read(folder) if r.split == "test" and r.method == methods[0])
         counts = {task: max(count, known[task]) for task in tasks or TASKS}

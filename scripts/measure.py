@@ -6,7 +6,6 @@ Prints one line of JSON.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import resource
@@ -14,12 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import nmg
+from nmg.lab.bench import meter
 from scripts import baseline, models
 
 PROMPTS = tuple(f"a gray {animal} sitting in the room" for animal in ("cat", "dog", "fox"))
@@ -39,28 +38,19 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class Memory:
-    """Bytes that this process holds and has held at most: on the GPU there, else in all."""
+    """MiB that this process holds and has held at most: on the GPU there, else in all."""
 
     def __init__(self, device: str):
-        self.device = device
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            with contextlib.suppress(OSError):
-                # Linux: forget the highest so far.
-                Path("/proc/self/clear_refs").write_text("5")
+        self.device = torch.device(device)
+        meter.forget_peak(self.device)
         self.loaded = self.peak
 
     @property
-    def peak(self) -> int:
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated()
-        status = Path("/proc/self/status")
-        if status.exists():
-            held = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            return int(held["VmHWM"].split()[0]) * 1024
-        # In bytes on macOS, in KiB elsewhere.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    def peak(self) -> float:
+        if (known := meter.peak_mib(self.device)) is not None:
+            return known
+        # Since the process began; in bytes on macOS, in KiB elsewhere.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 class Clock:
@@ -148,16 +138,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         raise RuntimeError(f"{arguments.measurement}: the source row was {'' if edit.replayed else 'not '}replayed")
     if edit and arguments.keep:
         edit.trajectory.save(arguments.keep)
-    return {
+    measured = {
         "editor": arguments.editor,
         "measurement": arguments.measurement,
         "steps": arguments.steps,
         "seconds_per_step": round(clock.per_step(arguments.steps), 4),
         "seconds": round(seconds, 3),
-        "peak_gib": round(peak / 2**30, 3),
-        "loaded_gib": round(memory.loaded / 2**30, 3),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
-        "threads": None if device == "cuda" else torch.get_num_threads(),
+        "peak_gib": round(peak / 2**10, 3),
+        "loaded_gib": round(memory.loaded / 2**10, 3),
+    }
+    return measured | setting_of(arguments, backbone)
+
+
+def setting_of(arguments: argparse.Namespace, backbone: nmg.Backbone) -> dict[str, Any]:
+    """What a measurement was made on."""
+    on_gpu = arguments.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "threads": None if on_gpu else torch.get_num_threads(),
         "dtype": arguments.dtype,
         "decoded": arguments.decode,
         "pixels": backbone.native_size[0],
@@ -176,8 +174,8 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--threads", type=int)
     p.add_argument("--small", action="store_true")
     p.add_argument("--decode", action="store_true")
-    p.add_argument("--path", help="a trajectory whose source path was walked")
-    p.add_argument("--keep", help="where to leave the trajectory with its path")
+    p.add_argument("--path", help="a trajectory that holds the recorded source row")
+    p.add_argument("--keep", help="where to leave the trajectory with the source row recorded")
     return p.parse_args(words)
 
 

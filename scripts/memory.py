@@ -1,8 +1,8 @@
-"""What an editor's gradient pass keeps in memory on a GPU, computed without one: `python -m scripts.memory`.
+"""What the activations of an editor's gradient take on a GPU, computed without one: `python -m scripts.memory`.
 
 Stable Diffusion 1.4's networks run on tensors that have shapes and no values, in float16, at 512×512. Counted are the
-weights and what the largest gradient pass keeps for its way back; what single operations need while they run comes on
-top.
+weights and what the largest gradient keeps for its backward pass; what single operations need while they run comes
+on top.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scripts.models import pipeline
 
 
 class Kept:
-    """Counts the bytes that a gradient pass keeps, without the network's parameters."""
+    """Counts the bytes that are kept for the backward pass, without the network's parameters."""
 
     def __init__(self, network: torch.nn.Module):
         self.known = {p.untyped_storage()._cdata for p in network.parameters()}

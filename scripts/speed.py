@@ -4,7 +4,7 @@ The network has the real shape and random weights: time and memory don't depend 
 fresh process, which measures itself:
 
     first        an edit of a picture that was inverted and not yet edited
-    again        another edit of it with the same guidance, which follows the source's path
+    again        another edit of it with the same guidance, which replays the source row
     two-targets  a first edit towards two targets: what it takes longer is a further target's
     baseline     the edit as the published code computes it (see baseline.py), with --baseline
 
@@ -73,7 +73,7 @@ def measured(editor: str, measurement: str, options: list[str], give_back: bool 
 def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("editor", choices=EDITORS)
-    p.add_argument("--baseline", action="store_true", help="measure the published code's way beside ours")
+    p.add_argument("--baseline", action="store_true", help="measure the published code, too")
     for change, what in CHANGES.items():
         p.add_argument(f"--{change}", action="append_const", dest="changes", const=change, help=f"measure {what}, too")
     p.add_argument("--steps", type=int, help="3 on a CPU and 50 on a GPU if not given")
@@ -94,8 +94,8 @@ def rows_of(
     with tempfile.TemporaryDirectory() as folder:
 
         def asked(measurement: str, count: int) -> list[str]:
-            """Options for as many steps; who follows the source's path follows what the first left."""
-            path = str(Path(folder) / f"walked-{count}.safetensors")
+            """Options for as many steps; who replays the source row replays what the first recorded."""
+            path = str(Path(folder) / f"recorded-{count}.safetensors")
             paths = {"first": ["--keep", path], "again": ["--path", path]}.get(measurement, [])
             return [*options, "--steps", str(count), *paths]
 

@@ -13,8 +13,10 @@ from nmg.lab.bench.methods import METHODS, find
 from nmg.lab.bench.pie import PieBench
 from nmg.lab.bench.processes import joined, own_device
 from nmg.lab.bench.records import Record
-from nmg.lab.bench.runner import Scales, known_tasks, run, tune
-from nmg.lab.bench.suites import Menagerie, Suite, named
+from nmg.lab.bench.runner import run
+from nmg.lab.bench.scales import Scales
+from nmg.lab.bench.suites import Menagerie, Suite, known_tasks, named
+from nmg.lab.bench.tuning import tune
 from nmg.menagerie import model as menagerie
 
 SCENES, VALIDATION, STEPS = 8, 4, 50
@@ -187,8 +189,9 @@ def _report(folder: Path, found: list[Record], split: str, first: bool) -> None:
     """Write tables and figures and say where; one process does."""
     if not first:
         return
+    from nmg.lab.bench.groups import group
     from nmg.lab.bench.plots import write_figures
-    from nmg.lab.bench.tables import group, write_tables
+    from nmg.lab.bench.tables import write_tables
 
     for one in group(found):
         for label in one.lost if one.task is None else ():

@@ -34,16 +34,16 @@ class Cost:
 @contextmanager
 def metered(device: torch.device) -> Iterator[Cost]:
     """Measure what the block costs."""
-    cost, known = Cost(), _forget_peak(device)
+    cost, known = Cost(), forget_peak(device)
     start = time.perf_counter()
     yield cost
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
-    cost.peak_mib = _peak(device) if known else None
+    cost.peak_mib = peak_mib(device) if known else None
 
 
-def _forget_peak(device: torch.device) -> bool:
+def forget_peak(device: torch.device) -> bool:
     """Start a new peak; whether that worked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -56,10 +56,12 @@ def _forget_peak(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _peak(device: torch.device) -> float | None:
+def peak_mib(device: torch.device) -> float | None:
+    """The most MiB held since `forget_peak`; None where the system doesn't tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    found = re.search(r"VmHWM:\s*(\d+) kB", (PROCESS / "status").read_text())
+    status = PROCESS / "status"
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
     return int(found[1]) / 2**10 if found else None
 
 

@@ -123,3 +123,19 @@ def find(name: str | Method) -> Method:
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}; {'; '.join(METHODS)} can be named")
     return METHODS[name]
+
+
+def on_variant(name: str, variant: str) -> Method:
+    """A method on a variant of the inversion, given as the ending of its name.
+
+    Raises:
+        ValueError: for a variant that no method has.
+    """
+    if (full := f"{name}{variant}") in METHODS:
+        return METHODS[full]
+    others = [method for method in METHODS.values() if variant and method.name.endswith(variant)]
+    if not others:
+        raise ValueError(f"there is no variant {variant!r} of an inversion; {'; '.join(METHODS)} are the methods")
+    like = others[0]
+    how = variant.removeprefix(", ")
+    return on(METHODS[name], how, like.inversion, convention=like.convention, offset=like.offset)

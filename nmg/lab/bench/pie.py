@@ -19,16 +19,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
@@ -36,23 +33,10 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.lab import metrics
+from nmg.lab.bench.annotations import MAPPING, PICTURES, TYPES, Entry, decode, read
 from nmg.lab.bench.suites import Case, Scores, Suite
 from nmg.lab.scoring import EMPTY, finite
 
-MAPPING, PICTURES = "mapping_file.json", "annotation_images"
-TYPES = (
-    "random",
-    "change object",
-    "add object",
-    "delete object",
-    "change content",
-    "change pose",
-    "change colour",
-    "change material",
-    "change background",
-    "change style",
-)
-"""Kinds of edit by their number."""
 EDITED_WEIGHT = 2.0
 """On the attention of the word that the edit is about, in the published runs of Prompt-to-Prompt."""
 OUTSIDE = ("psnr_outside", "lpips_outside", "mse_outside", "ssim_outside")
@@ -61,71 +45,6 @@ TRIAL = 64
 """Side of the pictures on which it is tried what can be measured."""
 GUIDANCE_AMOUNT = 0.1
 """Of pix2pix-zero in the published runs; Noise Map Guidance has 0.15."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture and what is asked for.
-
-    Attributes:
-        path: of the picture, below `annotation_images`.
-        source, target: the prompts.
-        kind: number of the kind of edit, 0…9.
-        words: what the edit is about, a word for the source prompt and one for the target prompt, or none; either may
-            be absent from its prompt.
-        runs: start and length, by turns, of the mask's runs over the pixels row by row.
-    """
-
-    path: str
-    source: str
-    target: str
-    kind: int
-    words: tuple[str, ...]
-    runs: tuple[int, ...]
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Entry:
-        """An entry of the mapping file. Square brackets in the prompts mark the change; they are no part of them."""
-        source, target = (re.sub(r"[\[\]]", "", values[name]).strip() for name in ("original_prompt", "editing_prompt"))
-        words, kind = tuple(values["blended_word"].split()[:2]), int(values["editing_type_id"])
-        if len(words) == 1:
-            raise ValueError(f"blended_word={values['blended_word']!r} is for one prompt; two words or none are needed")
-        return cls(values["image_path"], source, target, kind, words, tuple(values["mask"]))
-
-    @property
-    def held(self) -> tuple[tuple[str, ...], ...]:
-        """For each prompt the word that it holds, between spaces and letter by letter, or none;
-        empty without `words`."""
-        prompts = (self.source.split(" "), self.target.split(" "))
-        return tuple((word,) if word in prompt else () for word, prompt in zip(self.words, prompts, strict=False))
-
-
-def decode(
-    runs: Sequence[int], size: tuple[int, int] = (512, 512), border: bool = True
-) -> Bool[np.ndarray, "height width"]:
-    """A mask from its run lengths: true where the edit belongs.
-
-    Args:
-        runs: start and length, by turns, over the pixels row by row; what lies beyond the last pixel is cut off.
-        size: width and height in pixels.
-        border: mark the outermost pixels too, as the published protocol does against annotations that stop short of
-            them. Without it the numbers are not the published ones' measure.
-
-    Raises:
-        ValueError: for an odd number of them.
-    """
-    if len(runs) % 2:
-        raise ValueError(f"the mask has {len(runs)} numbers; run lengths come in pairs of start and length")
-    mask = np.zeros(size[0] * size[1], bool)
-    for start, length in zip(runs[::2], runs[1::2], strict=True):
-        mask[start : start + length] = True
-    mask = mask.reshape(size[::-1])
-    if border:
-        mask[[0, -1], :] = mask[:, [0, -1]] = True
-    return mask
-
-
-# ---------------------------------------------------------------- editors
 
 
 def prompt_to_prompt(entry: Entry) -> PromptToPrompt:
@@ -178,7 +97,13 @@ def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dic
         "ssim_outside": lambda: outside(metrics.ssim),
         "clip": lambda: clip(edited, [prompt]),
         "clip_edited": lambda: clip(edited, [prompt], region),
+        "black": lambda: black(edited),
     }
+
+
+def black(picture: Tensor) -> Tensor:
+    """1 for a picture whose bytes are all 0, else 0."""
+    return (picture.amax((1, 2, 3)) < 0.5 / 255).float()
 
 
 # ---------------------------------------------------------------- the suite
@@ -190,7 +115,7 @@ class PieBench(Suite):
 
     Args:
         folder: with mapping_file.json and annotation_images.
-        border: see `decode`.
+        border: see `annotations.decode`.
 
     Raises:
         FileNotFoundError, ValueError: for a folder that is no PIE-Bench.
@@ -215,7 +140,7 @@ class PieBench(Suite):
     @property
     def entries(self) -> dict[str, Entry]:
         """The pictures by their names."""
-        return _entries(self.folder / MAPPING)
+        return read(self.folder / MAPPING)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -243,10 +168,10 @@ class PieBench(Suite):
     @functools.cached_property
     def absent(self) -> dict[str, str]:
         """Why metrics can't be measured here, by their names; each is tried once, on black pictures."""
-        black, region = torch.zeros(1, 3, TRIAL, TRIAL), torch.zeros(1, 1, TRIAL, TRIAL, dtype=torch.bool)
+        empty, region = torch.zeros(1, 3, TRIAL, TRIAL), torch.zeros(1, 1, TRIAL, TRIAL, dtype=torch.bool)
         region[..., : TRIAL // 2] = True
         reasons = {}
-        for name, measure in measures(black, black, "black", region).items():
+        for name, measure in measures(empty, empty, "black", region).items():
             try:
                 measure()
             except metrics.Missing as error:
@@ -267,16 +192,3 @@ class PieBench(Suite):
     def described(self) -> dict[str, Any]:
         digest = hashlib.sha256((self.folder / MAPPING).read_bytes()).hexdigest()[:12]
         return {"suite": self.name, "mapping": digest, "border": self.border, "unprompted": list(UNPROMPTED)}
-
-
-@functools.cache
-def _entries(path: Path) -> dict[str, Entry]:
-    """What the mapping file holds.
-
-    Raises:
-        ValueError: for a file of another form.
-    """
-    try:
-        return {name: Entry.read(values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as PIE-Bench's mapping file ({error!r})") from error

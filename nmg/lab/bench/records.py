@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nmg.lab.scoring import INFINITE
+from nmg.serialize import replacing
 
 CONFIGURATION = "run.json"
 """What all records of a folder were measured with."""
@@ -177,17 +178,11 @@ def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -
             raise ValueError(f"{folder} holds records of another configuration ({listed}); {CURE}")
     elif first:
         folder.mkdir(parents=True, exist_ok=True)
-        replace(path, json.dumps(configuration, indent=2))
+        with replacing(path) as part:
+            part.write_text(json.dumps(configuration, indent=2))
 
 
 CURE = "give another folder (--out), or delete this one"
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that no reader sees half of it."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def agree(known: Iterable[Record], settings: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -148,3 +148,15 @@ class Menagerie(Suite):
 def named(editor: Editor) -> str:
     """An editor's name in records."""
     return type(editor).__name__
+
+
+def known_tasks(suite: Suite, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks that are asked for, in the suite's order; all if None.
+
+    Raises:
+        ValueError: for a task that the suite doesn't have.
+    """
+    for task in tasks or ():
+        if task not in suite.tasks:
+            raise ValueError(f"{suite.name} has no task {task!r}; its tasks are {', '.join(suite.tasks)}")
+    return tuple(task for task in suite.tasks if tasks is None or task in tasks)

@@ -1,4 +1,4 @@
-"""Which noise-map scale suits an editor, from edits of the validation split: the one-standard-error rule.
+"""Choose the noise-map scale that suits an editor, on the validation split: the one-standard-error rule.
 
 Breiman, Friedman, Olshen & Stone 1984, "Classification and Regression Trees", section 3.4.3, take the simplest of the
 models that a validation set can't tell from the best; here it is the scale that keeps the source best.
@@ -6,14 +6,20 @@ models that a validation set can't tell from the best; here it is the scale that
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nmg.lab.bench.methods import Method
+from nmg.lab.bench.methods import Method, find
 from nmg.lab.bench.records import Record
+from nmg.lab.bench.runner import Bench, Variant
+from nmg.lab.bench.scales import SCALES, report_of
+from nmg.lab.bench.suites import Suite, known_tasks
+from nmg.serialize import replacing
 
 CRITERION = (
     "of the scales whose mean PSNR to the truth is within one standard error of the best, by pairs of edits, the one "
@@ -22,6 +28,73 @@ CRITERION = (
 
 Tried = Mapping[float, Sequence[Record]]
 """An editor's records by scale, each scale's for the same items in the same order."""
+
+
+def tune(
+    pipe: Any,
+    suite: Suite,
+    methods: Sequence[str | Method],
+    tasks: Sequence[str] | None,
+    count: int,
+    folder: str | os.PathLike,
+    steps: int = 50,
+    text_scale: float | None = None,
+    callback: Callable[[Record], object] | None = None,
+    progress: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Choose each method's noise-map scale on the validation split, per editor.
+
+    A method that takes over another's scale (`Method.scale_of`) has that one tuned. The choice is written to
+    scales.json, with the means that it rests on; what was chosen there before, for other methods or editors, stays.
+
+    Args:
+        count: validation items of each task; see `runner.run` for the others.
+
+    Returns:
+        The chosen scales by method and editor.
+
+    Raises:
+        ValueError: for a suite that has no validation split, and as `run` does.
+    """
+    if "validation" not in suite.splits:
+        raise ValueError(
+            f"{suite.name} has no validation split, so no scale can be chosen; give --scales default, or a number"
+        )
+    chosen = [find(method) for method in methods]
+    tuned = _with_grids(chosen)
+    bench = Bench.opened(pipe, suite, folder, "validation", steps, text_scale, pictures=False)
+    variants = [Variant(method, scale) for method in tuned for scale in method.grid]
+    plan = dict.fromkeys(known_tasks(suite, tasks), variants)
+    found = bench.measure(plan, count, callback=callback, progress=progress) if tuned else []
+    tried = {method.name: by_editor(found, method) for method in tuned}
+    tried |= {method.name: tried[method.scale_of] for method in chosen if method.scale_of in tried}
+    report = _extended(report_of(folder), tried, count)
+    bench.processes.wait()
+    if bench.processes.first and tried:
+        with replacing(bench.folder / SCALES) as part:
+            part.write_text(json.dumps(report, indent=2))
+    bench.processes.wait()
+    return report["scales"]
+
+
+def _with_grids(chosen: Sequence[Method]) -> list[Method]:
+    """The methods that have a grid of scales, and those whose scale another takes over."""
+    own = {method.name: method for method in chosen}
+    scaled = (own.get(m.scale_of) or find(m.scale_of) if m.scale_of else m for m in chosen)
+    return list({method.name: method for method in scaled if method.grid}.values())
+
+
+def _extended(before: dict[str, Any], tried: Mapping[str, Mapping[str, Tried]], count: int) -> dict[str, Any]:
+    """A report of chosen scales with further choices."""
+    scales, averages = before["scales"], before.get("means", {})
+    for name, editors in tried.items():
+        scales.setdefault(name, {}).update({editor: best(rows) for editor, rows in editors.items()})
+        averages.setdefault(name, {}).update({editor: means(rows) for editor, rows in editors.items()})
+    described = {"split": "validation", "items_per_task": count, "criterion": CRITERION}
+    return {**described, "scales": scales, "means": averages}
+
+
+# ---------------------------------------------------------------- the rule
 
 
 def by_editor(found: Sequence[Record], method: Method) -> dict[str, Tried]:

@@ -1,7 +1,15 @@
-"""How close two pictures are, and how well a picture fits its prompt; a value per row."""
+"""How close two pictures are, and how well a picture fits its prompt; a value per row, on the pictures' device.
 
-from nmg.lab.metrics.learned import ClipScore, Lpips, Missing, StructureDistance, Tifa
+Pictures are floats in 0…1, [rows, 3, height, width]. A metric whose weights or package are absent raises `Missing`,
+which says how to get them; nothing is put in its place.
+"""
+
+from nmg.lab.metrics.clip import ClipScore
+from nmg.lab.metrics.lpips import Lpips
 from nmg.lab.metrics.pixel import masked, mse, psnr, ssim
+from nmg.lab.metrics.structure import StructureDistance
+from nmg.lab.metrics.tifa import Tifa
+from nmg.lab.metrics.weights import Missing
 
 __all__ = [
     # by pixels

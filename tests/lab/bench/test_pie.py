@@ -9,8 +9,9 @@ import nmg
 from nmg import Backbone, images
 from nmg.editors import LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.lab import metrics
-from nmg.lab.bench import command, pie, read, run
-from nmg.lab.bench.pie import PieBench, decode
+from nmg.lab.bench import annotations, command, pie, read, run
+from nmg.lab.bench.annotations import decode
+from nmg.lab.bench.pie import PieBench
 from nmg.menagerie import Scene, prompt_pair
 
 OUTSIDE = ("psnr_outside", "mse_outside", "ssim_outside", "lpips_outside")
@@ -29,7 +30,7 @@ def write(folder, scenes):
     for name, (scene, changes, kind, words) in scenes.items():
         source, target = prompt_pair(scene, **changes)
         (value,) = changes.values()
-        path = folder / pie.PICTURES / f"{kind}_set" / f"{name}.png"
+        path = folder / annotations.PICTURES / f"{kind}_set" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         scene.render().save(path)
         mapping[name] = {
@@ -41,7 +42,7 @@ def write(folder, scenes):
             "blended_word": words,
             "mask": encode(scene.changed(scene.edit(**changes))),
         }
-    (folder / pie.MAPPING).write_text(json.dumps(mapping))
+    (folder / annotations.MAPPING).write_text(json.dumps(mapping))
     return folder
 
 
@@ -107,9 +108,9 @@ def test_the_mask_lies_where_the_edit_belongs(bench, tiny):
     assert (case.truth[0, 0].numpy()[inner] == small[inner]).mean() > 0.95
 
 
-@pytest.mark.parametrize("missing", [pie.MAPPING, pie.PICTURES])
+@pytest.mark.parametrize("missing", [annotations.MAPPING, annotations.PICTURES])
 def test_another_folder_is_refused(tmp_path, missing):
-    for name in {pie.MAPPING, pie.PICTURES} - {missing}:
+    for name in {annotations.MAPPING, annotations.PICTURES} - {missing}:
         (tmp_path / name).mkdir()
     with pytest.raises(FileNotFoundError, match="is no PIE-Bench; give the folder that holds mapping_file.json"):
         PieBench(tmp_path)
@@ -117,8 +118,8 @@ def test_another_folder_is_refused(tmp_path, missing):
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"a": {"image_path": "a.png"}}', "{"])
 def test_another_mapping_file_is_refused(tmp_path, text):
-    (tmp_path / pie.PICTURES).mkdir()
-    (tmp_path / pie.MAPPING).write_text(text)
+    (tmp_path / annotations.PICTURES).mkdir()
+    (tmp_path / annotations.MAPPING).write_text(text)
     with pytest.raises(ValueError, match="mapping"):
         PieBench(tmp_path)
 
@@ -156,7 +157,7 @@ def test_a_word_that_its_prompt_lacks_is_left_out_alone(bench):
 )
 def test_words_are_looked_up_between_spaces(words, held):
     values = {"image_path": "a.png", "editing_type_id": "1", "blended_word": words, "mask": []}
-    entry = pie.Entry.read(
+    entry = annotations.Entry.read(
         {**values, "original_prompt": "a dog on a sofa, asleep", "editing_prompt": "a [wet] dog on a sofa"}
     )
     assert entry.held == held
@@ -165,7 +166,7 @@ def test_words_are_looked_up_between_spaces(words, held):
 def test_a_blend_without_a_word_returns_the_source(tiny, picture):
     """As in the published runs: no place is marked, so the target becomes the source."""
     values = {"image_path": "a.png", "editing_type_id": "1", "blended_word": "fox wolf", "mask": []}
-    entry = pie.Entry.read({**values, "original_prompt": "a cat", "editing_prompt": "a dog"})
+    entry = annotations.Entry.read({**values, "original_prompt": "a cat", "editing_prompt": "a dog"})
     result = nmg.edit(
         tiny(), picture, entry.source, [entry.target], editor=pie.prompt_to_prompt(entry), steps=4, progress=False
     )
@@ -214,7 +215,7 @@ def test_the_background_is_measured_over_the_whole_picture(scored):
 
 def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, tiny, monkeypatch):
     _, _, (values, missing) = scored
-    assert set(values) | set(missing) == {"structure", "clip", "clip_edited", *OUTSIDE}
+    assert set(values) | set(missing) == {"structure", "clip", "clip_edited", "black", *OUTSIDE}
     assert set(missing) <= LEARNED
     tried = []
 

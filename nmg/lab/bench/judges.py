@@ -1,0 +1,75 @@
+"""Metrics of the pictures that a benchmark kept, measured afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nmg import images
+from nmg.lab import metrics
+from nmg.lab.bench.records import Record
+
+Judge = Callable[[Record, Path], float | None]
+"""A metric of a record's pictures, which lie in a folder; None where it means nothing."""
+
+
+class Lacking(ValueError):
+    """A single picture lacks what a metric needs."""
+
+
+def judged(found: Iterable[Record], folder: Path, judges: Mapping[str, Judge]) -> list[Record]:
+    """Records with further metrics, measured on the pictures that were kept.
+
+    One that can't be measured here is missing everywhere, with its reason.
+    """
+    lacking: dict[str, str] = {}
+    records = []
+    for record in found:
+        values: dict[str, float] = {}
+        missing: dict[str, str] = {}
+        for name, judge in judges.items() if not record.refused else ():
+            try:
+                if name in lacking:
+                    raise metrics.Missing(lacking[name])
+                value = judge(record, folder)
+                values |= {} if value is None else {name: value}
+            except metrics.Missing as error:
+                lacking[name] = missing[name] = str(error)
+            except Lacking as error:
+                missing[name] = str(error)
+        values, missing = {**record.metrics, **values}, {**record.missing, **missing}
+        records.append(dataclasses.replace(record, metrics=values, missing=missing))
+    return records
+
+
+def opened(record: Record, kind: str, folder: Path) -> Tensor:
+    """A picture that a record names, [1, 3, height, width].
+
+    Raises:
+        Lacking: if it was not kept.
+    """
+    if kind not in record.pictures:
+        raise Lacking("its picture was not kept; measure it again in another folder, with pictures")
+    return images.to_tensor(images.load(folder / record.pictures[kind]))
+
+
+def clip_judge(device: str) -> Judge:
+    """How well an edit fits its target prompt."""
+    score = metrics.ClipScore(device=device)
+    return lambda record, folder: score(opened(record, "edit", folder), [record.target]).item()
+
+
+def tifa_judge(questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judge:
+    """How many questions about the target prompt an edit answers right; `questions` are by the picture's name."""
+    answer = metrics.Tifa()
+
+    def judge(record: Record, folder: Path) -> float:
+        if not questions.get(str(record.item)):
+            raise Lacking("TIFA needs questions about the prompt; only pictures of a captions.json can bring them")
+        return answer(opened(record, "edit", folder), [questions[str(record.item)]]).item()
+
+    return judge
