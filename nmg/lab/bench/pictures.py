@@ -16,7 +16,7 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl, PromptToPrompt
 from nmg.lab import examples, metrics
 from nmg.lab.bench.suites import Case, Scores, Suite
-from nmg.lab.examples import Example
+from nmg.lab.presets import Example
 from nmg.lab.scoring import finite
 from nmg.request import digest
 

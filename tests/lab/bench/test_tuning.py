@@ -6,7 +6,7 @@ import pytest
 from nmg.lab.bench import METHODS, Menagerie, Method, chosen_scales, read, run, tune, tuning
 from nmg.lab.bench.pictures import Pictures
 from nmg.lab.bench.suites import SEEDS
-from nmg.lab.examples import Example
+from nmg.lab.presets import Example
 from tests.lab.bench.made import OTHER, STEPS, TASK, Counting, record
 
 
