@@ -51,8 +51,7 @@ def test_the_autoencoder_keeps_what_the_classifier_reads(bundled):
 
 @pytest.mark.slow
 def test_nmg_beats_guidance_at_reconstruction_by_8_db(bundled):
-    """6 held-out scenes, 50 steps, both at text scale 7.5, against the autoencoder's own picture; the model's report has
-    32."""
+    """6 held-out scenes, 50 steps, text scale 7.5, against the autoencoder's picture; the model's report has 32."""
     guidances = {"ddim": nmg.CFG(7.5), "nmg": MENAGERIE.guidance(text_scale=7.5)}
     report = evaluate.reconstruction(bundled, 6, guidances)
     assert report["psnr"]["nmg"] >= report["psnr"]["ddim"] + 8, report
