@@ -1,8 +1,8 @@
-"""What a gradient pass keeps for its way back.
+"""Fewer activations kept for the backward pass.
 
-More than half of what Stable Diffusion's UNet keeps for a gradient of the latent need not be kept: of a convolution's
-input, whose weights are fixed, the way back needs the shape alone, and what a normalisation gave and the wide middle of
-a feed-forward layer are quickly computed again.
+More than half of what Stable Diffusion's UNet keeps for a gradient of the latent need not be kept. A convolution with
+fixed weights needs only the shape of its input in the backward pass. The output of a normalisation, and the wide middle
+of a feed-forward layer, are quickly computed again.
 Gradient checkpointing of whole blocks (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv
 1604.06174; `unet.enable_gradient_checkpointing()`) keeps less still, and computes everything twice.
 """
@@ -22,15 +22,16 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 WORTHWHILE = 2**18
-"""Elements of a layer's input from which memory counts more than the time that Python takes for a call."""
+"""Elements of a layer's input from which the memory saved is worth the time that Python takes."""
 
 
 @contextmanager
 def sparing(network: nn.Module) -> Iterator[None]:
-    """A gradient pass inside the block keeps less, for the same gradient. Begin and end it within one block.
+    """Inside the block the network keeps fewer activations, for the same gradient. The backward pass must run inside
+    the block, too.
 
-    Left as they are: convolutions whose weights need a gradient, layers with a forward of their own (accelerate's
-    offload, for one), and whole networks that are compiled or checkpoint their gradients, which decide for themselves.
+    Not changed: convolutions whose weights need a gradient, layers whose forward was replaced (by accelerate's offload,
+    for one), and whole networks that are compiled or use gradient checkpointing.
     """
     changed = [] if _decides_itself(network) else list(_spared(network))
     try:
@@ -54,7 +55,7 @@ def _decides_itself(network: nn.Module) -> bool:
 
 
 def _spared(network: nn.Module) -> Iterator[tuple[nn.Module, str, Callable[..., Tensor]]]:
-    """Modules, the method that is exchanged in each, and what for; no module has one of its own by that name."""
+    """Modules, the method to replace in each, and its replacement; no module has one of its own by that name."""
     from diffusers.models.attention import FeedForward
 
     given: Given = WeakTensorKeyDictionary()
@@ -70,11 +71,12 @@ def _spared(network: nn.Module) -> Iterator[tuple[nn.Module, str, Callable[..., 
 
 
 Given = MutableMapping[Tensor, "Norm"]
-"""What normalisations gave, as long as it lives."""
+"""Outputs of normalisations, as long as they live."""
 
 
 class Norm(NamedTuple):
-    """How a tensor came of a normalisation, and its version then: what was changed since can't be computed again."""
+    """The normalisation that a tensor is the output of, and its version then: a tensor changed since can't be computed
+    again."""
 
     forward: Callable[[Tensor], Tensor]
     source: Tensor
@@ -82,28 +84,27 @@ class Norm(NamedTuple):
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
-    """Whether it is PyTorch's own convolution, which some replace to let a picture wrap around its edges."""
+    """Whether it is PyTorch's own convolution. Some replace it, to make tileable pictures for one."""
     return type(module)._conv_forward is nn.Conv2d._conv_forward and "_conv_forward" not in module.__dict__
 
 
 def _remembered(module: nn.Module, given: Given, x: Tensor) -> Tensor:
-    """A normalisation that is known for what it gives."""
+    """A normalisation whose output is noted in `given`."""
     forward = functools.partial(type(module).forward, module)
     y = forward(x)
-    # Autocast, of which the way back may know nothing, changes the type.
+    # Autocast changes the type, and may be off in the backward pass.
     if x.numel() >= WORTHWHILE and y.requires_grad and y.dtype == x.dtype:
         given[y] = Norm(forward, x.detach(), y._version)
     return y
 
 
 def _by_norm(module: nn.Module, given: Given, x: Tensor) -> Tensor:
-    """An activation that keeps nothing of what a normalisation gave it:
-    the normalisation keeps its own input anyway."""
+    """An activation that does not keep its input where that is a normalisation's output."""
     return _after_norm(functools.partial(type(module).forward, module), given, x)
 
 
 def _computed_again(module: nn.Module, given: Given, x: Tensor, *rest: object, **options: object) -> Tensor:
-    """A feed-forward layer that keeps its input alone, or, after a normalisation, nothing."""
+    """A feed-forward layer that keeps only its input; after a normalisation, nothing."""
     forward = functools.partial(type(module).forward, module, **options)
     if x.numel() < WORTHWHILE:
         return forward(x, *rest)
@@ -114,7 +115,7 @@ def _computed_again(module: nn.Module, given: Given, x: Tensor, *rest: object, *
 
 
 def _after_norm(forward: Callable[[Tensor], Tensor], given: Given, x: Tensor) -> Tensor:
-    """`forward(x)`, for whose way back x is computed again if a normalisation gave it."""
+    """`forward(x)`; its backward pass computes x again where that is a normalisation's output."""
     norm = given.get(x)
     if norm is None or norm.version != x._version:
         return forward(x)
@@ -122,20 +123,20 @@ def _after_norm(forward: Callable[[Tensor], Tensor], given: Given, x: Tensor) ->
 
 
 def _by_shape(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution that keeps the shape of its input alone."""
+    """A convolution that keeps only the shape of its input."""
 
     def forward(x: Tensor) -> Tensor:
         return nn.Conv2d._conv_forward(module, x, weight, bias)
 
     if x.numel() < WORTHWHILE or weight.requires_grad:
         return forward(x)
-    # A tensor whose values nobody looks at.
+    # Its values are never read.
     alike = functools.partial(torch.empty_strided, x.shape, x.stride(), dtype=x.dtype, device=x.device)
     return _keeping_instead(x, alike, forward)
 
 
 def _keeping_instead(x: Tensor, instead: Callable[[], Tensor], forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """`forward(x)`, whose way back calls `instead` for x."""
+    """`forward(x)`, whose backward pass calls `instead` for x."""
     # The graph holds the function below, and must not hold the input by it.
     known = weakref.ref(x)
 

@@ -54,7 +54,7 @@ def tokenize(prompt: str, tokenizer: Any) -> Tokens:
         spans = _tightened(prompt, encoded["offset_mapping"])
     else:
         encoded = tokenizer(prompt)
-        spans = _walked(prompt, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
+        spans = _without_offsets(prompt, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
     return Tokens(prompt, tuple(encoded["input_ids"]), tuple(spans), tokenizer.model_max_length)
 
 
@@ -70,8 +70,8 @@ def _tightened(prompt: str, offsets: Sequence[Span]) -> list[Span]:
     return spans
 
 
-def _walked(prompt: str, pieces: Sequence[str]) -> list[Span]:
-    """Offsets for a tokenizer without them: follow its pieces, which spell the text's bytes, along the text."""
+def _without_offsets(prompt: str, pieces: Sequence[str]) -> list[Span]:
+    """Offsets for a tokenizer without them: its pieces spell the text's bytes, one after the other."""
     owner = [i for i, letter in enumerate(prompt) for _ in letter.lower().encode()]
     spans: list[Span] = [(0, 0)]
     position = 0

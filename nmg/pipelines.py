@@ -25,7 +25,7 @@ PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Library notices below an error are of no use while a known model loads."""
+    """No library notices below an error while a model loads."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

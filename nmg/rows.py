@@ -1,8 +1,8 @@
-"""The row law, known here and nowhere else.
+"""How the rows of a batch are laid out: the only module that knows.
 
 A run's latents hold the source in row 0 and the targets in rows 1…. For classifier-free guidance
 the network sees them twice: first all rows under the null text, then all rows under their prompts.
-A copy of the source that nobody needs is left out of the call: its null copy, or both.
+A copy of the source that is not needed is left out of the call: its null copy, or both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def halves(doubled_rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def most(*copies: Copies) -> Copies:
-    """The copies of the source that serve several needs."""
+    """The most copies of the source that any of several needs."""
     return max(copies, key=_ORDER.index)
 
 

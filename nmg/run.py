@@ -25,31 +25,24 @@ C = TypeVar("C")
 
 @runtime_checkable
 class Asked(Protocol):
-    """What a guidance or an editor checks before anything is computed: a `nmg.request.Request` with no default open."""
+    """What a guidance or an editor checks before anything is computed: a `nmg.request.Request` with no default open.
+
+    `prompts` are the source prompt, then one per target; `own_negative` is the negative prompt, where it is another
+    than the editor's habit; `size` is width and height in pixels.
+    """
 
     @property
-    def inversion(self) -> Any:
-        """How the noise maps are made."""
-
+    def prompts(self) -> tuple[str, ...]: ...
     @property
-    def convention(self) -> Any:
-        """Which level each noise map lies at."""
-
+    def own_negative(self) -> str | None: ...
     @property
-    def steps(self) -> Any:
-        """Their number."""
-
+    def inversion(self) -> Any: ...
     @property
-    def size(self) -> Any:
-        """Width and height in pixels."""
-
+    def convention(self) -> Any: ...
     @property
-    def prompts(self) -> tuple[str, ...]:
-        """The source prompt, then one per target."""
-
+    def steps(self) -> Any: ...
     @property
-    def own_negative(self) -> str | None:
-        """The negative prompt, where it is another than the editor's habit."""
+    def size(self) -> Any: ...
 
 
 def hooks(base: type) -> list[str]:

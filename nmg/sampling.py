@@ -61,13 +61,14 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         yield step, x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sampled:
     """What a run along a trajectory found.
 
     Attributes:
         latents: of all rows at level 0, [rows, channels, height, width].
-        trajectory: with the source row of this run in its cache.
+        trajectory: the noise maps, with the source row of this run in their cache. Another edit along it, with the same
+            guidance, replays that row and computes the targets alone.
         replayed: whether the source row was replayed from the cache.
         attention: the words' attention maps, if they were asked for.
         region: where each row could differ from the source, if the editor restricts that (`LocalBlend`).
@@ -80,32 +81,21 @@ class Sampled:
     region: Mask | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """What an edit returns.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Edit(Sampled):
+    """What an edit returns: what its run found (see `Sampled`), and the pictures.
 
     Attributes:
         source: the picture that was inverted, as the model saw it (None if only its trajectory was given).
         reconstruction: the source row's picture. Its drift from the source tells how far to trust the edits.
         pictures: one edited picture per target prompt.
-        latents: of all rows at level 0, [rows, channels, height, width].
-        trajectory: the noise maps, with the source row of this run in their cache. Another edit along it, with the same
-            guidance, replays that row and computes the targets alone.
         request: what was asked for, with every default filled in.
-        replayed: whether the source row was replayed from the cache.
-        attention: the words' attention maps, if they were asked for.
-        region: where each row could differ from the source, if the editor restricts that (`LocalBlend`).
     """
 
     source: Image.Image | None
     reconstruction: Image.Image
     pictures: list[Image.Image]
-    latents: Latents
-    trajectory: Trajectory
     request: Request
-    replayed: bool = False
-    attention: AttentionMaps | None = None
-    region: Mask | None = None
 
 
 def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), negative: str = "") -> Run:
@@ -193,7 +183,8 @@ def edit(
     finally:
         backbone.release()
     request = dataclasses.replace(request, digest=opened.digest)
-    return Edit(picture, pictures[0], pictures[1:], request=request, **vars(found))
+    first, *rest = pictures
+    return Edit(source=picture, reconstruction=first, pictures=rest, request=request, **vars(found))
 
 
 def _asked(image: Any, given: dict[str, Any]) -> Request:
@@ -256,11 +247,11 @@ def sample(
         row = recording.row(key)
     region = editor.mask(run)
     return Sampled(
-        latents,
-        dataclasses.replace(run.trajectory, cache=row or run.trajectory.cache),
-        replayed,
-        recorder.maps(run) if attention else None,
-        None if region is None else region.cpu(),
+        latents=latents,
+        trajectory=dataclasses.replace(run.trajectory, cache=row or run.trajectory.cache),
+        replayed=replayed,
+        attention=recorder.maps(run) if attention else None,
+        region=None if region is None else region.cpu(),
     )
 
 

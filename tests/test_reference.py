@@ -622,7 +622,7 @@ def blend_unit(case: Case, verdict: Verdict) -> None:
         with watched() as (_, masks):
             for step in run.steps[:4]:
                 for layer in maps:
-                    editor.blending.watch(layer.unflatten(0, (len(run.prompts), -1)))
+                    editor.blending.add(layer.unflatten(0, (len(run.prompts), -1)))
                 out = editor.blend(run, step, t["x"])
                 if f"cfg{c}.out_call{step.index + 1}" in case.shapes:
                     verdict.close(f"cfg{c}.out_call{step.index + 1}", out, SINGLE, rows=0)
@@ -651,7 +651,7 @@ def masa_unit(case: Case, verdict: Verdict) -> None:
         editor = MasaCtrl(start_step, start_layer, **options).prepare(run)
         if "MaskAuto" in config["editor"]:
             marked = [[int(n)] for n in re.findall(r"token_idx=\[(\d+)\]", config["editor"])]
-            editor = dataclasses.replace(editor, marked=marked, watched=(16, 16))
+            editor = dataclasses.replace(editor, marked=marked, map_size=(16, 16))
         for i, step in enumerate(run.steps):
             attend = editor.attend(run, step)
             for site in sites_of_step:

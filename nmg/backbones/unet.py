@@ -1,4 +1,4 @@
-"""A loaded Stable Diffusion pipeline as the few functions that editing needs.
+"""The functions that editing needs of a loaded Stable Diffusion pipeline.
 
 Only `encode_prompt`, `unet(…)`, `vae.encode` and `vae.decode` of the user's pipeline are called, so
 that LoRA, textual inversion and offload keep working. dtype, latent scaling and prediction type

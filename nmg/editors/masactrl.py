@@ -111,7 +111,7 @@ class MasaCtrl(Editor):
             first_layer=self.first_layer(run.backbone),
             masks=None if given is None else given.to(run.text.device),
             marked=self.marked(run.backbone, run.prompts),
-            watched=run.backbone.word_map_size(run.latent_size),
+            map_size=run.backbone.word_map_size(run.latent_size),
         )
 
     def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:
@@ -176,16 +176,16 @@ class _Running(Editor):
     first_layer: int
     masks: Float[Tensor, "2 height width"] | None
     marked: list[list[int]] | None
-    watched: tuple[int, int]
+    map_size: tuple[int, int]
 
     def attend(self, run: Run, step: Step) -> Attend | None:
         if step.index < self.config.first_step(len(run.steps)):
             return None
-        seen = _Seen(self.marked, self.watched)
+        seen = _WordMaps(self.marked, self.map_size)
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
             if site.is_cross:
-                seen.watch(q, k)
+                seen.add(q, k)
                 return None
             if site.layer < self.first_layer:
                 return None
@@ -196,7 +196,7 @@ class _Running(Editor):
 
         return attend
 
-    def grounds(self, seen: _Seen, size: tuple[int, int], count: int) -> tuple[Ground | None, Ground | None]:
+    def grounds(self, seen: _WordMaps, size: tuple[int, int], count: int) -> tuple[Ground | None, Ground | None]:
         """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer of `size`; two
         Nones without masks."""
         if self.masks is not None:
@@ -221,15 +221,15 @@ class _Running(Editor):
 
 
 @dataclass
-class _Seen:
+class _WordMaps:
     """Attention maps of the prompts' words, over the layers that one network call has run."""
 
     marked: list[list[int]] | None
     size: tuple[int, int]
     layers: list[Maps] = field(default_factory=list)
 
-    def watch(self, q: Heads, k: Heads) -> None:
-        """Keep one layer's maps of the marked words, if it has the watched size; mean over heads."""
+    def add(self, q: Heads, k: Heads) -> None:
+        """Add one layer's maps of the marked words, if it has this size; mean over heads."""
         if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
             return
         mean = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)

@@ -100,8 +100,8 @@ class Pix2PixZero(Editor):
         own = self.targets(run.prompts[0])
         if self._words() and run.prompts[1:] != own:
             warnings.warn(
-                f"pix2pix-zero follows its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only a "
-                "name: leave it out, or leave the direction out to follow the prompt",
+                f"pix2pix-zero edits along its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only "
+                "a name: leave it out, or leave the direction out to follow the prompt",
                 stacklevel=2,
             )
         source = rows.source(run.text)

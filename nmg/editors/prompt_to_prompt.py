@@ -236,7 +236,7 @@ class _Running(Editor):
         (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
         maps = self.edited(probabilities(text_q, text_k), active)
         if watches and self.blending is not None:
-            self.blending.watch(maps)
+            self.blending.add(maps)
         return torch.cat([attention(null_q, null_k, null_v), maps @ text_v])
 
     def edited(self, maps: Probabilities, active: Tensor) -> Probabilities:
@@ -290,7 +290,7 @@ class _Blending:
     def started(self, step: Step) -> bool:
         return step.index >= self.first_step and bool(self.sums)
 
-    def watch(self, maps: Probabilities) -> None:
+    def add(self, maps: Probabilities) -> None:
         """Add one layer's maps [rows, heads, positions, tokens], mean over heads, to the sums."""
         mean = maps.detach().float().mean(1)
         for name, marks in (("chosen", self.chosen), ("subtracted", self.subtracted)):

@@ -110,6 +110,6 @@ def need_aligned(inversion: Inversion, convention: str) -> None:
     """
     if convention != "aligned":
         raise ValueError(
-            f"{type(inversion).__name__} looks for the latent from which a sampling step leads back, and the steps of "
-            f'convention={convention!r} do not mirror sampling; use convention="aligned", or DDIM()'
+            f"{type(inversion).__name__} needs inversion steps that mirror the sampling steps, and those of "
+            f'convention={convention!r} do not; use convention="aligned", or DDIM()'
         )

@@ -71,7 +71,7 @@ def _gradient(energy: Callable[[Latents], Tensor], eps: Latents) -> Latents:
 
 
 def draw_shifts(shape: Sequence[int], generator: torch.Generator) -> list[list[int]]:
-    """A shift for every channel and level of the pyramid that `auto_correlation` looks at,
+    """A shift for every channel and level of the pyramid of `auto_correlation`,
     from 1 to below half the size."""
     sizes = _pyramid_sizes(min(shape[-2:]))
     return [

@@ -297,9 +297,9 @@ def test_words_find_the_foreground_in_the_cross_attention_before(backbone, traje
 
 def test_words_look_the_mean_over_the_layers_of_one_size():
     first, second, other = heads(64, 24, seed=1), heads(64, 24, seed=2), heads(256, 24, seed=3)
-    seen = masactrl._Seen([[2], [2], [2]], (8, 8))
+    seen = masactrl._WordMaps([[2], [2], [2]], (8, 8))
     for q, k, _ in (first, second, other):
-        seen.watch(q, k)
+        seen.add(q, k)
     mean = sum(probabilities(q[3:], k[3:]).mean(1)[..., 2] for q, k, _ in (first, second)) / 2
     assert_close(seen.maps(), masactrl.foreground(mean.unflatten(1, (8, 8))))
     assert seen.maps().amin((1, 2)).tolist() == [0, 0, 0] and seen.maps().amax((1, 2)).tolist() == [1, 1, 1]

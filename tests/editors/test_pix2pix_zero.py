@@ -132,7 +132,7 @@ def test_under_a_direction_the_target_prompt_is_only_a_name(sample, direction):
 def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(bundled, picture, recwarn):
     path, words = invert(bundled, picture, SOURCE, steps=1, progress=False), Pix2PixZero(("cat", "dog"))
     with pytest.warns(
-        UserWarning, match=f"follows its direction, to '{DOG}'; the target prompt '{BLUE}' is only a name"
+        UserWarning, match=f"edits along its direction, to '{DOG}'; the target prompt '{BLUE}' is only a name"
     ):
         words.prepare(prepare(bundled, path, [BLUE]))
     recwarn.clear()

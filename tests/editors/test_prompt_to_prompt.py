@@ -321,7 +321,7 @@ def test_subtracted_words_only_take_places_away(backbone, trajectory):
     for subtract in (None, ["forest", "forest"]):
         blend = LocalBlend(["cat", "cat"], subtract, threshold=(0.8, 0.9))
         blending = PromptToPrompt(local_blend=blend).prepare(run).blending
-        blending.watch(maps)
+        blending.add(maps)
         masks.append(blending.mask(run.latent_size))
     plain, less = masks
     assert (plain | ~less).all() and 0 < less.sum() < plain.sum()

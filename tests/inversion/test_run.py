@@ -608,7 +608,7 @@ def test_inversions_that_mirror_the_steps_refuse_the_authors_levels_before_anyth
         pytest.fail("something was computed")
 
     monkeypatch.setattr(pipe.unet, "forward", compute)
-    message = rf"{type(method).__name__} looks for the latent .* use convention=\"aligned\", or DDIM\(\)"
+    message = rf"{type(method).__name__} needs inversion steps .* use convention=\"aligned\", or DDIM\(\)"
     given = {"inversion": method, "convention": "diffusers-0.18", "progress": False}
     with pytest.raises(ValueError, match=message):
         invert(pipe, picture, SOURCE, **given)

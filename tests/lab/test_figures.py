@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nmg import Edit, Editor, Step, Trajectory
+from nmg import Edit, Editor, Request, Step, Trajectory
 from nmg.lab import figures
 from nmg.lab.examples import Example
 
@@ -42,7 +42,9 @@ def test_curves_and_attention_are_drawn(tmp_path):
 def test_an_edit_stands_beside_its_truth(tmp_path):
     black = Image.new("RGB", (64, 64))
     trajectory = Trajectory(torch.zeros(2, 4, 8, 8), (1.0, 0.5), (Step(0, 1, 0.5, 1.0),), "a", "none")
-    result = Edit(black, black, [black], torch.zeros(2, 4, 8, 8), trajectory)
+    pictures = {"source": black, "reconstruction": black, "pictures": [black]}
+    found = {"latents": torch.zeros(2, 4, 8, 8), "trajectory": trajectory, "replayed": False}
+    result = Edit(**pictures, **found, request=Request())
     with_truth = figures.edited(Example(black, "a", "b", Editor(), black), result)
     without = figures.edited(Example(black, "a", "b", Editor()), result)
     assert with_truth.get_figwidth() > without.get_figwidth()
