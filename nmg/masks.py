@@ -45,15 +45,16 @@ def opened(path: str | os.PathLike) -> Image.Image:
         return picture(mask)
 
 
-def load(mask: Image.Image, size: tuple[int, int], of: str) -> Float[Tensor, "height width"]:
+def load(mask: str | os.PathLike | Image.Image, size: tuple[int, int], of: str) -> Float[Tensor, "height width"]:
     """A mask of the given height and width, 1 where it is brighter than half. It is cropped as a picture is.
 
     Args:
         of: whose mask it is, for the message.
 
     Raises:
-        ValueError: for a mask that is all background or all foreground.
+        ValueError: for a mask that is all background or all foreground; as `opened` for a path.
     """
+    mask = mask if isinstance(mask, Image.Image) else opened(mask)
     values = torch.from_numpy(np.asarray(images.fit(mask, size[1], size[0]).convert("L")) > 127)
     if values.all() or not values.any():
         raise ValueError(

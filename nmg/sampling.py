@@ -36,7 +36,7 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
     Raises:
         FloatingPointError: if a step gives values that are not finite.
     """
-    guidance, editor = guidance.opened().prepare(run), editor.opened().prepare(run)
+    guidance, editor = guidance.prepare(run), editor.prepare(run)
     x = run.start
     for step in run.steps:
         # Return to the inverted path before looking at the text.

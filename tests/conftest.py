@@ -176,10 +176,13 @@ def trajectory(backbone, picture):
 @pytest.fixture(scope="session")
 def sample(backbone, trajectory):
     """Runs guidance and editor on the shared trajectory and returns the final latents of all rows."""
-    from nmg import CFG, Editor, denoise, prepare
+    from nmg import CFG, Editor, Request, denoise, prepare
 
     def sample(targets=(TARGET,), guidance=None, editor=None, **options):
+        guidance, editor = guidance or CFG(), editor or Editor()
+        asked = Request(trajectory, targets=list(targets), guidance=guidance, editor=editor, **options)
+        asked.resolved(backbone).opened().check(backbone)
         run = prepare(backbone, trajectory, list(targets), **options)
-        return [x for _, x in denoise(run, guidance or CFG(), editor or Editor())][-1]
+        return [x for _, x in denoise(run, guidance, editor)][-1]
 
     return sample

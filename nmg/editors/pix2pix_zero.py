@@ -65,7 +65,7 @@ class Pix2PixZero(Editor):
                 f"Pix2PixZero: direction has {len(self.direction)} sides; give two, such as direction=('cat', 'dog')"
             )
 
-    def opened(self) -> Editor:
+    def opened(self) -> Pix2PixZero:
         if not isinstance(self.direction, str | os.PathLike):
             return self
         return dataclasses.replace(self, direction=EditDirection.load(self.direction))
@@ -116,10 +116,11 @@ class Pix2PixZero(Editor):
                 f"Pix2PixZero: one direction gives one picture, and there are {targets} targets; give one target, or "
                 "leave the direction out, so that each follows its own prompt"
             )
-        if isinstance(self.direction, EditDirection):
-            found = self.direction
+        direction = self.opened().direction
+        if isinstance(direction, EditDirection):
+            found = direction
         else:
-            found = EditDirection.between(backbone, *self.direction)
+            found = EditDirection.between(backbone, *direction)
         expected = backbone.text([""]).shape[1:]
         if found.embedding.shape[1:] != expected:
             raise ValueError(

@@ -106,7 +106,7 @@ class NullText(Guidance):
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 1:
             raise ValueError(f"NullText: iterations={self.iterations!r} must be a whole number from 1 on, such as 10")
 
-    def opened(self) -> Guidance:
+    def opened(self) -> NullText:
         named = isinstance(self.embeddings, str | os.PathLike)
         return dataclasses.replace(self, embeddings=NullTexts.load(self.embeddings)) if named else self
 
@@ -123,7 +123,7 @@ class NullText(Guidance):
     def prepare(self, run: Run) -> Guidance:
         if self.embeddings is None:
             return self.search(run)
-        known, start = self.embeddings, run.trajectory.start.cpu()
+        known, start = self.opened().embeddings, run.trajectory.start.cpu()
         if known.start.shape != start.shape or (known.start - start).abs().max() > SAME_START:
             raise ValueError("NullText: the embeddings were found for another picture or inversion; find them again")
         return Found(text_scale=self.text_scale, embeddings=known.embeddings.to(run.null.device))

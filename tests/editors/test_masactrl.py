@@ -398,7 +398,7 @@ def test_a_mask_that_separates_nothing_is_refused(sample, name, everywhere, grou
     ids=["start", "mask"],
 )
 def test_what_fits_no_run_is_refused_before_the_inversion(backbone, picture, monkeypatch, options, message):
-    monkeypatch.setattr(sampling, "invert", lambda *_, **__: pytest.fail("the picture was inverted"))
+    monkeypatch.setattr(sampling, "rise", lambda *_, **__: pytest.fail("the picture was inverted"))
     with pytest.raises(ValueError, match=message):
         edit(backbone, picture, SOURCE, [JUMPING], steps=4, editor=MasaCtrl(**options), progress=False)
 

@@ -267,19 +267,19 @@ def test_an_edit_takes_found_texts(backbone, trajectory, texts):
     ],
     ids=["steps", "scale", "prompt", "model"],
 )
-def test_texts_of_another_run_are_refused(run, texts, changed, message, tmp_path):
+def test_texts_of_another_run_are_refused(backbone, trajectory, texts, changed, message, tmp_path):
     other = dataclasses.replace(texts, **changed)
     other.save(tmp_path / "null.safetensors")
     for given in (other, tmp_path / "null.safetensors"):
         with pytest.raises(ValueError, match=message):
-            next(denoise(run, NullText(embeddings=given), Editor()))
+            edit(backbone, trajectory, guidance=NullText(embeddings=given), progress=False)
 
 
 def test_files_that_hold_no_texts_are_refused(run, trajectory, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"there is no null texts at .*none.*; make them with nmg.find_null_texts"
     ):
-        NullText(embeddings=tmp_path / "none.safetensors").prepare(run)
+        NullText(embeddings=tmp_path / "none.safetensors").opened()
     trajectory.save(tmp_path / "maps.safetensors")
     with pytest.raises(ValueError, match="holds no null texts of this version; make them with"):
         NullTexts.load(tmp_path / "maps.safetensors")
