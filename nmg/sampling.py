@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,8 @@ def begin(backbone: Backbone, request: Request, progress: bool) -> tuple[Request
     """
     opened = request.opened()
     opened.check(backbone)
+    if said := backbone.settings.unknown_words(opened.prompts):
+        warnings.warn(said, stacklevel=3)
     if isinstance(request.image, Trajectory):
         return opened, None, request.image
     picture = backbone.prepare(request.image, request.size)

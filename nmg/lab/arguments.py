@@ -55,7 +55,7 @@ With CUDA the default is Stable Diffusion 1.4; --model takes any Stable Diffusio
 EDIT = """\
 IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow.
 
-How to choose: if the reconstruction strays from the source, raise --noise-map-scale; if the edit is too
+How to choose: if the reconstruction drifts from the source, raise --noise-map-scale; if the edit is too
 weak, lower --cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it
 changes too much, raise them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD). With --editor masactrl, a later
 --start-step or --start-layer leaves the prompt more room, an earlier one keeps more of the source. With --editor

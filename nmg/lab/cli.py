@@ -18,7 +18,6 @@ from nmg.lab.arguments import DTYPES, parser
 from nmg.lab.bench.command import run_bench
 from nmg.lab.bench.paper import run_paper
 from nmg.lab.controls import made
-from nmg.lab.profile import profile_of
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import Scene, parse, parse_changes
@@ -38,8 +37,6 @@ def run_edit(arguments: argparse.Namespace) -> None:
     trajectory = Trajectory.load(arguments.trajectory) if arguments.trajectory else None
     pipe = load(_model(arguments), arguments.device, DTYPES.get(arguments.dtype))
     source = _described(arguments, pipe, image, source)
-    sides = [side for side in arguments.direction or () if not side.endswith(".txt")]
-    _note_words(pipe, [source or "", *(arguments.target or ()), *(sides if len(sides) == 2 else ())])
     request = Request(
         trajectory or image,
         source,
@@ -179,11 +176,6 @@ def _described(arguments: argparse.Namespace, pipe: Any, image: Any, source: str
 def _model(arguments: argparse.Namespace) -> str | None:
     """The model that was named; scenes belong to the bundled one."""
     return arguments.model or (menagerie.NAME if _scene(arguments.image) else None)
-
-
-def _note_words(pipe: Any, prompts: list[str]) -> None:
-    if warning := profile_of(pipe).unknown_words(prompts):
-        warnings.warn(warning, stacklevel=2)
 
 
 def _writable(path: Path, suffix: str, option: str = "--out") -> Path:

@@ -56,7 +56,7 @@ INSIDE: dict[type, tuple[type, str]] = {LocalBlend: (PromptToPrompt, "local_blen
 # ---------------------------------------------------------------- the table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Control:
     """One hyper-parameter as users meet it.
 
@@ -151,7 +151,7 @@ CONTROLS: tuple[Control, ...] = (
     Control((LocalBlend,), "words", Words(example="cat, tiger: the source's, the target's", nothing=()),
             "restrict the edit to the places of words: the source's, then one per target", "blend words", "blend"),
     Control((PromptToPrompt,), "weights", Weights(example="tiger=2, snow=0.5"),
-            "strengthen or weaken a word of the target; repeatable", "word weights", "weight"),
+            "strengthen or weaken a word of the target; repeatable", "word weights"),
     Control((LocalBlend,), "subtract", Words(), "words whose places are taken out of the blend", needs=("blend",)),
     Control((LocalBlend, MasaCtrl), "threshold", Number(), "of the blend's mask, or of the foreground's",
             needs=("blend", "words")),

@@ -104,7 +104,7 @@ def _picture(figure: Figure, left: float, bottom: float, inch: float, picture: I
 
 
 def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source row − noise map|") -> Figure:
-    """Curves over the steps of a run, one per name: how far the source row strays from its noise maps."""
+    """Curves over the steps of a run, one per name: the drift of the source row from its noise maps."""
     figure = Figure((5.2, 3.0), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -119,7 +119,7 @@ def distances(curves: dict[str, Sequence[float]], ylabel: str = "mean |source ro
     return figure
 
 
-def straying(trajectory: Any, values: list[float]) -> Any:
+def drift(trajectory: Any, values: list[float]) -> Any:
     """A callback for `nmg.edit` that appends the source row's mean distance to its noise map after each step."""
 
     def callback(step: Any, latents: Tensor) -> None:
@@ -129,7 +129,7 @@ def straying(trajectory: Any, values: list[float]) -> Any:
 
 
 def attention(picture: Image.Image, maps: Sequence[Tensor] | Tensor, words: Sequence[str], inch: float = 1.6) -> Figure:
-    """Where each word looks: one map [height, width] per word, laid over the picture."""
+    """Attention maps [height, width], one per word, laid over the picture."""
     return sheet([[picture, *(lit(picture, values) for values in maps)]], ["source", *words], inch=inch)
 
 

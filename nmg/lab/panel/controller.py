@@ -1,4 +1,4 @@
-"""The panel without its widgets: settings that change, one thread that makes their pictures, and what it tells."""
+"""The panel without its widgets: a request that changes, one thread that makes its pictures, and what it tells."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nmg.lab.panel.desk import ASKED, Desk
 from nmg.lab.panel.engine import Cancelled, Doing, Engine, Tried
-from nmg.lab.panel.settings import Settings
 from nmg.lab.panel.worker import Stopped, Worker
+from nmg.request import Request
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Failed:
-    """The settings can't be had."""
+    """These settings give no picture."""
 
     error: Exception
 
@@ -40,21 +41,21 @@ Event = Doing | Made | Failed | Ended
 
 
 class Controller:
-    """Makes the picture of the newest settings, in a thread of its own.
+    """Makes the picture of the newest request, in a thread of its own.
 
     Args:
         engine: of the picture.
-        settings: to begin with; nothing is computed before `set` or `run`.
-        tell: called in the thread with every event, in order.
+        request: to begin with, with guidance and editor; nothing is computed before `set` or `run`.
+        tell: called with every event, in order.
 
     Attributes:
-        settings: the newest.
+        desk: the newest request, with all that its controls were turned to.
         result: the newest picture that was made, or gone back to; None before the first.
         error: why the last settings gave no picture; None if they did.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, tell: Callable[[Event], object] | None = None):
-        self.engine, self.settings = engine, settings
+    def __init__(self, engine: Engine, request: Request, tell: Callable[[Event], object] | None = None):
+        self.engine, self.desk = engine, Desk.of(request)
         self.result: Tried | None = None
         self.error: Exception | None = None
         self._tell = tell or (lambda event: None)
@@ -71,21 +72,39 @@ class Controller:
         """The pictures that were made, the oldest first."""
         return tuple(self.engine.history)
 
-    def set(self, **changes: Any) -> None:
-        """Change settings (see `Settings.but`) and make their picture; what is being made is given up."""
+    @property
+    def request(self) -> Request:
+        """The newest."""
+        return self.desk.request
+
+    def set(self, **changes: Any) -> bool:
+        """Turn controls (see `Desk.turned`) and make the picture; what is being made is given up.
+
+        Returns:
+            Whether a method can have these values; the request stays as it is where not.
+
+        Raises:
+            TypeError: for a control that does not exist.
+        """
         with self._changing:
-            self.settings = self.settings.but(**changes)
-            self._worker.submit(self.settings)
+            try:
+                self.desk = self.desk.turned(**changes)
+            except ValueError as error:
+                self.cancel()
+                self.error = error
+            else:
+                self._worker.submit(self.request)
+                return True
+        self._tell(Failed(self.error))
+        return False
 
     def run(self) -> None:
-        """Make the picture of the settings as they are."""
+        """Make the picture of the request as it is."""
         self.set()
 
     def go_back(self, tried: Tried) -> None:
-        """Take the settings of a picture that was made before."""
-        with self._changing:
-            self.settings = tried.settings
-            self._worker.submit(self.settings)
+        """Take the request of a picture that was made before."""
+        self.set(**{name: getattr(tried.request, field) for name, field in ASKED.items()})
 
     def cancel(self) -> None:
         """Give up what is being made, within one step."""
@@ -99,10 +118,10 @@ class Controller:
         """Give up what is being made, and end the thread."""
         self._worker.close()
 
-    def _work(self, settings: Settings, stopped: Stopped) -> None:
+    def _work(self, request: Request, stopped: Stopped) -> None:
         event: Event
         try:
-            made = self.engine.make(settings, self._tell, stopped)
+            made = self.engine.make(request, self._tell, stopped)
             self.result, self.error, event = made, None, Made(made)
         except Cancelled:
             event = Ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,22 +13,22 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors.recorder import AttentionMaps
 from nmg.guidance.cache import key_of
-from nmg.inversion import DDIM, Inversion, Trajectory, invert
+from nmg.inversion import Trajectory, rise
 from nmg.lab import figures
 from nmg.lab.panel.preview import LatentPreview, predicted
-from nmg.lab.panel.settings import Settings
 from nmg.lab.panel.worker import Stopped
 from nmg.levels import Step
 from nmg.request import Request
-from nmg.sampling import edit
+from nmg.sampling import sample
 from nmg.types import Latents
 
 INVERTING = "inverting the picture"
-WALKING = "walking the source path and editing"
-FOLLOWING = "editing along the walked path"
+SAMPLING = "sampling source and target"
+REPLAYING = "sampling the target beside the recorded source"
 KNOWN = "from the history"
 
 MOST_TRAJECTORIES = 4
@@ -36,8 +37,8 @@ SMALL_NETWORK = 50_000_000
 """Parameters below which torch works with one thread on a CPU: in a thread beside the main one, several of its own take
 twice as long for the bundled model."""
 
-Look = tuple[str, Float[Tensor, "height width"]]
-"""A token, and where it looks."""
+WordMap = tuple[str, Float[Tensor, "height width"]]
+"""A token and its attention map."""
 
 
 class Cancelled(Exception):
@@ -62,25 +63,25 @@ class Doing:
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """A picture that was made, and what is worth a look about it.
+    """A picture that was made, and what is interesting about it.
 
     Attributes:
-        settings: that it was made with.
+        request: that it was made for.
         reconstruction: the source row's picture.
         edit: the target row's; None where there was no target.
-        looks: the tokens of the source prompt, and where each looks.
+        attention: the tokens of the source prompt with their attention maps.
         region: where the edit could differ from the source, if the editor restricted it (`LocalBlend`).
-        distances: mean |source row - noise map| after each step.
+        drift: mean |source row - noise map| after each step.
         computed: what had to be computed for it, in words.
         seconds: that this took.
     """
 
-    settings: Settings
+    request: Request
     reconstruction: Image.Image
     edit: Image.Image | None
-    looks: tuple[Look, ...]
+    attention: tuple[WordMap, ...]
     region: Bool[Tensor, "latent_height latent_width"] | None
-    distances: tuple[float, ...]
+    drift: tuple[float, ...]
     computed: tuple[str, ...]
     seconds: float
 
@@ -95,18 +96,17 @@ Tell = Callable[[Doing], object]
 
 @dataclass
 class _Inverted:
-    """A trajectory with the source's path as the last edit left it,
-    and where the source's words look along that path."""
+    """A trajectory with the source row that the last edit recorded, and the attention maps of the source's words."""
 
     trajectory: Trajectory
-    looks: tuple[Look, ...] = ()
+    attention: tuple[WordMap, ...] = ()
 
 
 class Engine:
-    """Edits one picture with changing settings.
+    """Edits one picture with changing requests.
 
-    The inversion is made anew when the source prompt or the number of steps changes, the source path when its guidance
-    changes, and otherwise the target alone. What was made with the same settings before is remembered: after a change
+    The inversion is made anew when the source prompt or the number of steps changes, the source row when its guidance
+    changes, and otherwise the target alone. What was made for the same request before is remembered: after a change
     of the pipeline itself, by a LoRA say, make another engine.
 
     Engines and cells may use one pipeline at the same time: they take turns at its network calls.
@@ -115,28 +115,24 @@ class Engine:
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
         image: whatever `images.load` reads.
         size: width and height in pixels; the model's own if not given.
-        inversion: how the noise is predicted on the way up, `DDIM()` if not given.
 
     Attributes:
         picture: the source, as the model sees it.
         history: the pictures that were made, the oldest first.
     """
 
-    def __init__(
-        self, pipe: Any, image: Any, *, size: tuple[int, int] | None = None, inversion: Inversion | None = None
-    ):
+    def __init__(self, pipe: Any, image: Any, *, size: tuple[int, int] | None = None):
         self.backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
         self.picture = self.backbone.prepare(image, size)
-        self.inversion = inversion or DDIM()
         self.history: list[Tried] = []
-        self._inverted: dict[tuple[str, int], _Inverted] = {}
+        self._inverted: dict[tuple[Any, ...], _Inverted] = {}
         self._preview: LatentPreview | None = None
         weights = sum(parameter.numel() for parameter in self.backbone.unet.parameters())
         self._one_thread = self.backbone.device.type == "cpu" and weights < SMALL_NETWORK
 
     @torch.no_grad()
-    def make(self, settings: Settings, tell: Tell | None = None, stopped: Stopped | None = None) -> Tried:
-        """The picture of these settings.
+    def make(self, request: Request, tell: Tell | None = None, stopped: Stopped | None = None) -> Tried:
+        """The picture of a request; its `image` and `size` are the engine's own.
 
         Args:
             tell: called with what is being computed, at its beginning and after each step.
@@ -149,40 +145,33 @@ class Engine:
         tell, stopped = tell or (lambda doing: None), stopped or (lambda: False)
         if self._one_thread:
             torch.set_num_threads(1)
-        asked = settings.asked
+        request = dataclasses.replace(request, image="", size=self.picture.size)
         for known in self.history:
-            if known.settings.asked == asked:
-                tell(Doing(KNOWN, settings.steps, settings.steps))
+            if known.request == request:
+                tell(Doing(KNOWN, 1, 1))
                 return known
-        self.request(settings).check(self.backbone)
-        start, computed = time.perf_counter(), []
-
-        def noted(doing: Doing) -> None:
-            if doing.what not in computed:
-                computed.append(doing.what)
-            tell(doing)
-            if stopped():
-                raise Cancelled
-
-        run = _Run(self, settings, noted)
-        made = run.edited(self.inverted(settings, noted), computed, start)
+        full = request.resolved(self.backbone).opened()
+        full.check(self.backbone)
+        run = _Run(self, full, tell, stopped)
+        try:
+            made = run.made(request)
+        finally:
+            self.backbone.release()
         self.history = [*self.history, made][-MOST_TRIED:]
         return made
 
-    def inverted(self, settings: Settings, tell: Tell) -> _Inverted:
-        """The trajectory of these settings, made if it is not known."""
-        key = settings.source, settings.steps
+    def inverted(self, request: Request, tell: Tell) -> _Inverted:
+        """The trajectory of a request, made if it is not known."""
+        key = request.source, request.steps, request.inversion, request.convention, request.offset
         if key not in self._inverted:
-            tell(Doing(INVERTING, 0, settings.steps))
-            trajectory = invert(
+            tell(Doing(INVERTING, 0, request.steps or 0))
+            latents = self.backbone.encode(images.to_tensor(self.picture))
+            settings: Any = request.source, request.steps, request.convention, request.offset, False, request.inversion
+            trajectory = rise(
                 self.backbone,
-                self.picture,
-                settings.source,
-                steps=settings.steps,
-                size=self.picture.size,
-                inversion=self.inversion,
-                callback=lambda step, x: tell(Doing(INVERTING, step.index + 1, settings.steps)),
-                progress=False,
+                latents,
+                *settings,
+                callback=lambda step, x: tell(Doing(INVERTING, step.index + 1, request.steps or 0)),
             )
             self._inverted[key] = _Inverted(trajectory)
         # The newest is the last to go.
@@ -196,77 +185,86 @@ class Engine:
             self._preview = LatentPreview.fit(self.backbone, self.picture)
         return self._preview(latents, self.picture.size)
 
-    def request(self, settings: Settings, image: Any = None) -> Request:
-        """What some settings ask for, with every default filled in; of the picture, or along its trajectory."""
-        methods = settings.guidance_method, settings.editor_method, self.inversion
-        asked = (settings.source, tuple(settings.targets()), settings.negative, *methods, settings.steps)
-        return Request(image or self.picture, *asked, self.picture.size).resolved(self.backbone).opened()
 
-
-@dataclass
 class _Run:
-    """One edit: what is told and kept on its way."""
+    """One edit of a checked request: what is told and recorded on its way."""
 
-    engine: Engine
-    settings: Settings
-    tell: Tell
+    def __init__(self, engine: Engine, request: Request, tell: Tell, stopped: Stopped):
+        self.engine, self.request, self._tell, self._stopped = engine, request, tell, stopped
+        self.computed: list[str] = []
+        self.drift: list[float] = []
 
-    def edited(self, inverted: _Inverted, computed: list[str], start: float) -> Tried:
-        trajectory, settings = inverted.trajectory, self.settings
-        request = self.engine.request(settings, trajectory)
-        key = key_of(trajectory, request.guidance, request.negative)
-        follows = trajectory.cache is not None and trajectory.cache.key == key
-        # Where the source's words look is its path's; a blend's region is the edit's own.
-        known = follows and inverted.looks and getattr(request.editor, "local_blend", None) is None
-        distances: list[float] = []
-        result = edit(
-            self.engine.backbone,
-            request,
-            attention=not known,
-            callback=self._callback(FOLLOWING if follows else WALKING, trajectory, distances),
-            progress=False,
-        )
-        if result.attention is not None:
-            inverted.looks = _looks(result.attention)
-        inverted.trajectory = result.trajectory
-        region = None if result.region is None else result.region[-1, 0]
+    def tell(self, doing: Doing) -> None:
+        if doing.what not in self.computed:
+            self.computed.append(doing.what)
+        self._tell(doing)
+        if self._stopped():
+            raise Cancelled
+
+    def made(self, asked: Request) -> Tried:
+        """The picture; `asked` is the request before its defaults were filled in."""
+        start = time.perf_counter()
+        backbone, inverted = self.engine.backbone, self.engine.inverted(self.request, self.tell)
+        replayed = self._recorded(inverted.trajectory)
+        callback = self._callback(REPLAYING if replayed else SAMPLING, inverted.trajectory)
+        # The maps of the source's words are those of its recorded row.
+        known = replayed and inverted.attention
+        found = sample(backbone, self.request, inverted.trajectory, callback, attention=not known)
+        pictures = images.to_pil(backbone.decode(found.latents))
+        inverted.trajectory = found.trajectory
+        if found.attention is not None:
+            inverted.attention = _word_maps(found.attention)
         return Tried(
-            settings,
-            result.reconstruction,
-            result.pictures[0] if result.pictures else None,
-            inverted.looks,
-            region,
-            tuple(distances),
-            tuple(computed),
+            asked,
+            pictures[0],
+            pictures[1] if len(pictures) > 1 else None,
+            inverted.attention,
+            None if found.region is None else found.region[-1, 0],
+            tuple(self.drift),
+            tuple(self.computed),
             time.perf_counter() - start,
         )
 
-    def _callback(self, what: str, trajectory: Trajectory, distances: list[float]) -> Callable[[Step, Latents], None]:
+    def _recorded(self, trajectory: Trajectory) -> bool:
+        """Whether an earlier edit recorded the source row of this request."""
+        guidance, negative = self.request.guidance, self.request.negative or ""
+        cache = trajectory.cache
+        return cache is not None and guidance is not None and cache.key == key_of(trajectory, guidance, negative)
+
+    def _callback(self, what: str, trajectory: Trajectory) -> Callable[[Step, Latents], None]:
         count = len(trajectory.steps)
         self.tell(Doing(what, 0, count))
-        strays = figures.straying(trajectory, distances)
-        before = [trajectory.start]
-        guesses: list[Latents] = []
+        drift = figures.drift(trajectory, self.drift)
+        guess = _guessing(trajectory)
 
         def callback(step: Step, latents: Latents) -> None:
-            strays(step, latents)
-            picture = None
+            drift(step, latents)
             # The source row is also moved by its guidance, so that its step does not tell its clean latent.
-            if len(latents) > 1:
-                residuals = trajectory.residuals
-                residual = None if residuals is None else residuals[step.index, None].to(latents.device)
-                row = latents[1:2]
-                guesses[:] = [*guesses[-1:], predicted(before[0].to(row.device), row, step, residual)]
-                # A source row that swings about its noise maps shakes the targets, too: two steps even that out.
-                picture = self.engine.preview(torch.stack(guesses).mean(0))
-                before[0] = row.clone()
-            self.tell(Doing(what, step.index + 1, count, picture))
+            clean = guess(step, latents[1:2]) if len(latents) > 1 else None
+            self.tell(Doing(what, step.index + 1, count, None if clean is None else self.engine.preview(clean)))
 
         return callback
 
 
-def _looks(maps: AttentionMaps) -> tuple[Look, ...]:
-    """Where each token of the source prompt looks, mean over the steps; marks without letters are left out."""
+def _guessing(trajectory: Trajectory) -> Callable[[Step, Latents], Latents]:
+    """A function that guesses a row's clean latent from its latents, step by step."""
+    before = trajectory.start
+    guesses: list[Latents] = []
+
+    def guess(step: Step, row: Latents) -> Latents:
+        nonlocal before
+        residuals = trajectory.residuals
+        residual = None if residuals is None else residuals[step.index, None].to(row.device)
+        guesses[:] = [*guesses[-1:], predicted(before.to(row.device), row, step, residual)]
+        before = row.clone()
+        # A source row that swings about its noise maps shakes the targets, too: two steps even that out.
+        return torch.stack(guesses).mean(0)
+
+    return guess
+
+
+def _word_maps(maps: AttentionMaps) -> tuple[WordMap, ...]:
+    """The map of each token of the source prompt, mean over the steps; marks without letters are left out."""
     mean, tokens = maps.steps[:, 0].mean(0), maps.tokens[0]
     pieces = [(tokens.prompt[start:end], i) for i, (start, end) in enumerate(tokens.spans)]
     return tuple((piece, mean[..., i].clone()) for piece, i in pieces if any(map(str.isalnum, piece)))

@@ -29,14 +29,14 @@ class Origin:
         picture: what was given, loaded.
         name: a whole path, "scene:…", or empty for a picture in memory.
         scene: the scene of the bundled world that it shows, if it is one.
-        target, known: a target prompt, and its exact counterfactual where one was given.
+        target, given: a target prompt, and its exact counterfactual where one was given.
     """
 
     picture: Image.Image
     name: str = ""
     scene: Scene | None = None
     target: str = ""
-    known: Image.Image | None = None
+    given: Image.Image | None = None
 
     @classmethod
     def of(cls, image: Any, target: str = "", truth: Any = None) -> Origin:
@@ -51,21 +51,21 @@ class Origin:
         """
         if isinstance(image, str) and image.startswith(PREFIX):
             image = parse(image.removeprefix(PREFIX))
-        known = None if truth is None else images.load(truth)
+        given = None if truth is None else images.load(truth)
         name = str(Path(image).resolve()) if isinstance(image, str | os.PathLike) else ""
         scene = image if isinstance(image, Scene) else None
         picture = images.load(image) if scene is None else scene.render()
         scene = scene or _drawn(picture)
-        return cls(picture, name if scene is None else spelled(scene), scene, target, known)
+        return cls(picture, name if scene is None else spelled(scene), scene, target, given)
 
     @property
     def has_truths(self) -> bool:
-        return self.scene is not None or self.known is not None
+        return self.scene is not None or self.given is not None
 
     def truth(self, target: str) -> Image.Image | None:
         """What the ideal edit for a target prompt shows; None where nobody knows."""
-        if self.known is not None and target == self.target:
-            return self.known
+        if self.given is not None and target == self.target:
+            return self.given
         return None if self.scene is None else _counterfactual(self.scene, target)
 
 

@@ -42,7 +42,7 @@ def test_every_part_of_the_panel(opened):
     moved = panel.result(lambda: panel.press("noise-map-scale", "ArrowRight", 3))
     assert panel.value("noise-map-scale") == scale + 3
     assert moved != first
-    assert "walking the source path" in panel.text("status")
+    assert "sampling source and target" in panel.text("status")
     assert "inverting" not in panel.text("status")
 
     dragged = panel.result(lambda: panel.drag("text-scale", 0.3))
@@ -83,4 +83,4 @@ def test_the_scale_and_the_editors_own_control(opened, name, control):
     value = panel.value(control)
     assert panel.result(lambda: panel.drag(control, 0.3)) != moved
     assert panel.value(control) > value
-    assert "along the walked path" in panel.text("status")
+    assert "beside the recorded source" in panel.text("status")

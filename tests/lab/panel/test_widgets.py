@@ -7,19 +7,26 @@ import re
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import nmg
+from nmg.lab import controls
+from nmg.lab.controls import CONTROLS, EDITORS, GUIDANCES, Control, name_of
 from nmg.lab.examples import Example
+from nmg.lab.panel import desk
+from nmg.lab.panel.engine import SAMPLING
 from nmg.lab.presets import SCENES
+from nmg.lab.values import Number, Weights
 from nmg.menagerie.scene import Scene
 from nmg.request import Request
 from tests.conftest import SOURCE, TARGET
 
 widgets = pytest.importorskip("nmg.lab.panel.widgets", reason="needs ipywidgets (pip install 'nmg[notebook]')")
+columns = pytest.importorskip("nmg.lab.panel.columns")
 PATIENCE = 60.0
 
 
@@ -71,11 +78,11 @@ def test_a_moved_slider_changes_the_picture(panel):
     source, before, distances = shown(panel, "source"), shown(panel), shown(panel, "distances")
     part(panel, "noise-map-scale").value += 20
     assert panel.wait(PATIENCE) and panel.error is None
-    assert panel.result.settings.noise_map_scale == 30 == panel.settings.noise_map_scale
+    assert panel.result.request.guidance.noise_map_scale == 30 == panel.settings.guidance.noise_map_scale
     assert shown(panel) != before and shown(panel, "distances") != distances
     assert shown(panel, "source") == source
     assert part(panel, "status").value.startswith("done in ")
-    assert "walking the source path and editing" in part(panel, "status").value
+    assert SAMPLING in part(panel, "status").value
     assert part(panel, "progress").value == part(panel, "progress").max == 2
     image = Image.open(io.BytesIO(shown(panel)))
     assert image.size == (256, 256)
@@ -84,22 +91,21 @@ def test_a_moved_slider_changes_the_picture(panel):
 
 def test_every_control_turns_its_setting_and_the_picture(panel):
     turned = {
-        "source-prompt": ("a cat", "a cat"),
-        "target-prompt": ("a dog", "a dog"),
-        "text-scale": (3.0, 3.0),
-        "steps": (3, 3),
-        "negative-prompt": ("blue", "blue"),
-        "weights": ("dog=4", {"dog": 4.0}),
-        "cross-replace": (0.2, 0.2),
-        "self-replace": (1.0, 1.0),
-        "guidance": ("direct", "direct"),
-        "editor": ("none", "none"),
+        "source-prompt": ("a cat", lambda request: request.source),
+        "target-prompt": ("a dog", lambda request: request.targets[0]),
+        "text-scale": (3.0, lambda request: request.guidance.text_scale),
+        "steps": (3, lambda request: request.steps),
+        "negative-prompt": ("blue", lambda request: request.negative),
+        "weights": ("dog=4", lambda request: Weights().shown(request.editor.weights)),
+        "cross-replace": (0.2, lambda request: request.editor.cross_replace),
+        "guidance": ("direct", lambda request: name_of(request.guidance, GUIDANCES)),
+        "editor": ("none", lambda request: name_of(request.editor, EDITORS)),
     }
     for name, (value, setting) in turned.items():
         before = shown(panel)
         part(panel, name).value = value
         assert panel.wait(PATIENCE) and panel.error is None
-        assert setting in vars(panel.result.settings).values()
+        assert setting(panel.result.request) == value
         assert shown(panel) != before, name
 
 
@@ -120,7 +126,7 @@ def test_the_other_editors_controls(opened, editor, turned):
         before = panel.result
         part(panel, name).value = value
         assert panel.wait(PATIENCE) and panel.error is None
-        assert panel.result is not before and panel.result.settings != before.settings
+        assert panel.result is not before and panel.result.request != before.request
 
 
 def test_only_the_controls_of_the_methods_in_use_are_shown(panel):
@@ -135,10 +141,10 @@ def test_only_the_controls_of_the_methods_in_use_are_shown(panel):
 def test_both_numbers_of_the_scale_are_shown_and_large_ones_fit(panel):
     panel.set(noise_map_scale=1000.0, gradient_scale=100.0)
     assert part(panel, "noise-map-scale").value == 1000
-    assert "1000 · 100 = 100\u202f000" in panel._scales.value
+    assert "1000 · 100 = 100\u202f000" in panel.columns.scales.value
     panel.set(noise_map_scale=(3.0, 1.0))
-    assert "one number for each step" in panel._scales.value
-    assert panel.settings.guidance_method.noise_map_scale == (3, 1)
+    assert "one number for each step" in panel.columns.scales.value
+    assert panel.settings.guidance.noise_map_scale == (3, 1)
 
 
 def test_cancel_in_the_middle_leaves_no_hook_and_the_next_request_works(panel, tiny):
@@ -154,14 +160,14 @@ def test_cancel_in_the_middle_leaves_no_hook_and_the_next_request_works(panel, t
     panel.controller._tell = tell
     panel.set(steps=60)
     assert begun.wait(PATIENCE)
-    assert not part(panel, "cancel").disabled and "(preview)" in panel._captions["edit"].value
+    assert not part(panel, "cancel").disabled and "(preview)" in panel.pictures.captions["edit"].value
     part(panel, "cancel").click()
     assert panel.wait(PATIENCE)
     assert part(panel, "status").value == "cancelled" and part(panel, "cancel").disabled
     assert [type(processor) for processor in unet.attn_processors.values()] == processors
-    assert shown(panel) == before and panel.result.settings.steps == 2
+    assert shown(panel) == before and panel.result.request.steps == 2
     panel.set(steps=3)
-    assert panel.wait(PATIENCE) and panel.result.settings.steps == 3 and shown(panel) != before
+    assert panel.wait(PATIENCE) and panel.result.request.steps == 3 and shown(panel) != before
 
 
 def test_thirty_fast_moves_the_last_one_wins(panel, opened):
@@ -170,7 +176,7 @@ def test_thirty_fast_moves_the_last_one_wins(panel, opened):
         slider.value = float(i)
         time.sleep(0.002 * (i % 3))
     assert panel.wait(PATIENCE) and panel.error is None
-    assert panel.result.settings.noise_map_scale == 29 == slider.value
+    assert panel.result.request.guidance.noise_map_scale == 29 == slider.value
     other = opened(guidance=nmg.NoiseMap(noise_map_scale=29.0))
     assert other.wait(PATIENCE)
     assert decoded(shown(panel)) == decoded(shown(other))
@@ -187,7 +193,7 @@ def test_errors_are_shown_in_pythons_words_and_the_last_picture_stays(panel):
     assert "write WORD=FACTOR" in said.value
     part(panel, "blend").value = "cat"
     assert panel.wait(PATIENCE) and said.value == "" and said.layout.display == "none"
-    assert panel.settings.blend == ("cat", "cat") and panel.result.region is not None
+    assert panel.settings.editor.local_blend.words == ("cat", "cat") and panel.result.region is not None
 
 
 def test_a_preset_sets_the_editor_and_says_when_to_use_it(panel):
@@ -197,14 +203,14 @@ def test_a_preset_sets_the_editor_and_says_when_to_use_it(panel):
     assert panel.wait(PATIENCE) and panel.error is None
     assert part(panel, "editor").value == "masactrl" and preset.value == "own settings"
     preset.value = "contextual change"
-    assert panel.settings.editor_method == nmg.PromptToPrompt(self_replace=0.5)
-    assert "surroundings" in panel._when.value
+    assert panel.settings.editor == nmg.PromptToPrompt(self_replace=0.5)
+    assert "surroundings" in panel.columns.when.value
     part(panel, "self-replace").value = 0.1
-    assert preset.value == "own settings" and panel._when.value == ""
+    assert preset.value == "own settings" and panel.columns.when.value == ""
     preset.value = "object swap"
-    assert panel.settings.blend == ("red", "blue")
+    assert panel.settings.editor.local_blend.words == ("red", "blue")
     part(panel, "target-prompt").value = TARGET.replace("blue", "green")
-    assert panel.settings.blend == ("red", "green") and preset.value == "object swap"
+    assert panel.settings.editor.local_blend.words == ("red", "green") and preset.value == "object swap"
 
 
 def test_the_words_that_change_tell_the_preset():
@@ -212,11 +218,14 @@ def test_the_words_that_change_tell_the_preset():
     with contextlib.closing(panel):
         assert part(panel, "preset").value == "own settings"
         target = panel.settings.source.replace("sitting", "jumping")
+        assert panel.columns.unknown.value == ""
         panel.set(target=target, editor=SCENES["pose modification"])
         assert part(panel, "preset").value == "pose modification"
         # One that was chosen, and fits, stays.
         part(panel, "preset").value = "viewpoint alteration"
         assert part(panel, "preset").value == "viewpoint alteration"
+        panel.set(target="an elephant")
+        assert "does not know &#x27;elephant&#x27;" in panel.columns.unknown.value
 
 
 def test_the_strip_leads_back(panel):
@@ -260,7 +269,7 @@ def test_save_writes_the_recipe_and_says_where(panel, tmp_path):
     for name in ("edit.png", "edit-2.png"):
         part(panel, "save").click()
         assert f"wrote {tmp_path / name} and " in part(panel, "saved").value
-    assert Request.read(tmp_path / "edit.png").guidance == panel.settings.guidance_method
+    assert Request.read(tmp_path / "edit.png").guidance == panel.settings.guidance
     part(panel, "save-path").value = "edit.gif"
     part(panel, "save").click()
     assert "ValueError: &#x27;edit.gif&#x27; can&#x27;t be written" in part(panel, "saved").value
@@ -270,12 +279,12 @@ def test_an_example_brings_all_that_it_has(opened, picture):
     truth = Image.new("RGB", picture.size, "red")
     panel = opened(Example(picture, SOURCE, TARGET, nmg.MasaCtrl(0, 1), truth), None)
     assert panel.wait(PATIENCE) and panel.error is None
-    assert (panel.settings.source, panel.settings.target) == (SOURCE, TARGET)
-    assert panel.settings.editor_method == nmg.MasaCtrl(0, 1)
+    assert (panel.settings.source, panel.settings.targets) == (SOURCE, (TARGET,))
+    assert panel.settings.editor == nmg.MasaCtrl(0, 1)
     assert decoded(shown(panel, "truth")) == b"\xff\0\0" * 256**2
     # The truth of another target is not known.
     panel.set(target="a dog")
-    assert panel.wait(PATIENCE) and panel._columns["truth"].layout.display == "none"
+    assert panel.wait(PATIENCE) and panel.pictures.columns["truth"].layout.display == "none"
 
 
 def test_a_scene_brings_its_caption_and_every_truth(opened):
@@ -310,15 +319,36 @@ def test_a_closed_panel_ends_its_thread(opened):
         panel.set(steps=3)
 
 
-def test_ipywidgets_is_needed_here_alone(monkeypatch):
+@dataclass(frozen=True)
+class Calm(nmg.Editor):
+    """An editor with a hyper-parameter of its own."""
+
+    calm: float = 0.25
+
+
+def test_a_row_of_the_controls_is_a_widget(opened, monkeypatch):
+    row = Control((Calm,), "calm", Number(high=2.0), "how calm the edit is", "calmness")
+    for module in (controls, columns, desk):
+        monkeypatch.setattr(module, "CONTROLS", (*CONTROLS, row))
+    monkeypatch.setitem(desk.TURNED, "calm", row)
+    panel = opened(editor=Calm(), start=False)
+    slider = part(panel, "calm")
+    assert (slider.description, slider.value, slider.max) == ("calmness", 0.25, 2.0)
+    slider.value = 1.5
+    assert panel.settings.editor == Calm(1.5)
+    panel.set(editor="none")
+    assert slider.layout.display == "none"
+
+
+def test_ipywidgets_is_needed_by_the_widgets_alone(monkeypatch):
     package = Path(nmg.__file__).parent
     users = [
         path.name
         for path in package.rglob("*.py")
         if re.search(r"^\s*(import|from) ipywidgets", path.read_text(), re.M)
     ]
-    assert users == ["widgets.py"]
+    assert users == ["kit.py"]
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    monkeypatch.delitem(sys.modules, "nmg.lab.panel.widgets")
+    monkeypatch.delitem(sys.modules, "nmg.lab.panel.kit")
     with pytest.raises(ImportError, match=r"the panel needs ipywidgets; pip install 'nmg\[notebook\]'"):
-        importlib.import_module("nmg.lab.panel.widgets")
+        importlib.import_module("nmg.lab.panel.kit")

@@ -69,10 +69,10 @@ def masked(picture: Image.Image, mask: Bool[np.ndarray, "height width"] | Tensor
 
 
 def attention(
-    picture: Image.Image, looks: Sequence[tuple[str, Tensor]], region: Tensor | None = None, side: int = 120
+    picture: Image.Image, maps: Sequence[tuple[str, Tensor]], region: Tensor | None = None, side: int = 120
 ) -> Image.Image:
-    """The source picture in the light of each token, and of the blend's mask if there is one."""
-    tiles = [(token, figures.lit(picture, foreground(values))) for token, values in looks]
+    """The source picture under the attention map of each token, and under the blend's mask if there is one."""
+    tiles = [(token, figures.lit(picture, foreground(values))) for token, values in maps]
     if region is not None:
         tiles.append(("blend mask", masked(picture, region)))
     return tiled(tiles, side)
@@ -86,7 +86,7 @@ def changes(source: Image.Image, edit: Image.Image, truth: Image.Image | None = 
     return tiled([(label, enlarged(tile)) for label, tile in tiles], SIDE)
 
 
-def strays(curves: Mapping[str, Sequence[float]]) -> Image.Image:
+def drift(curves: Mapping[str, Sequence[float]]) -> Image.Image:
     """The curves of `figures.distances`."""
     figure = figures.distances(dict(curves))
     # Steps are whole.
