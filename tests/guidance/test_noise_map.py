@@ -94,9 +94,19 @@ def test_at_scale_0_noise_map_guidance_is_a_null_text_step_before_the_text_guide
         assert_close(latents, x, rtol=1e-5, atol=1e-5)
 
 
+def gradient_of(guidance, run, step, x):
+    """∂L/∂z_t of the source row as the guidance finds it, before the places are weighted."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoiseMap, "weighted", lambda self, gradient: found.append(gradient) or gradient)
+        guidance.steer(run, step, x)
+    (gradient,) = found
+    return gradient
+
+
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):
     guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70), run.steps[1], noise(3, 4, 16, 16)
-    gradient, eps = guidance.gradient(run, step, x[:1], run.null[:1])
+    gradient, eps = gradient_of(guidance, run, step, x), run.eps(x[:1], step, run.null[:1])
     expected = transfer(x[:1], eps + 3 * 70 * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
     assert_close(guidance.steer(run, step, x)[:1], expected)
 
@@ -128,21 +138,19 @@ def test_steering_brings_the_source_row_nearer_to_its_noise_map(run, energy):
     assert near.abs().sum() < far.abs().sum()
 
 
-@dataclasses.dataclass(frozen=True)
-class Double(Run):
-    """A run whose network computes in double precision."""
+class Double(Backbone):
+    """A network that computes in double precision."""
 
     def eps(self, x, step, text, attend=None):
-        return self.backbone.unet(x, step.timestep, text.double()).sample
+        return self.unet(x, step.timestep, text.double()).sample
 
 
 @pytest.mark.parametrize(("energy", "distance"), [("l1", 1.0), ("l2", 1.0), ("smooth_l1", 1.0), ("smooth_l1", 2e-5)])
 def test_the_gradient_is_that_of_finite_differences(build, trajectory, energy, distance):
-    backbone = Backbone(build())
+    backbone = Double(build())
     run = prepare(backbone, trajectory)
     backbone.unet.double()
     step, z = run.steps[1], noise(1, 4, 16, 16, dtype=torch.float64)
-    run = Double(**vars(run))
     arrival = transfer(z, run.eps(z, step, run.null), step.alpha, step.alpha_prev)
     maps = (arrival + distance * noise(1, 4, 16, 16, seed=1, dtype=torch.float64)).expand(5, -1, -1, -1)
     run = dataclasses.replace(run, trajectory=dataclasses.replace(trajectory, maps=maps))
@@ -156,18 +164,19 @@ def test_the_gradient_is_that_of_finite_differences(build, trajectory, energy, d
         reached = transfer(z, run.eps(z, step, run.null), step.alpha, step.alpha_prev)
         return definition[energy](reached, maps[:1], reduction="sum") / (4 * 64 * 64)
 
-    gradient, _ = NoiseMap(energy=energy).gradient(run, step, z, run.null)
+    gradient = gradient_of(NoiseMap(energy=energy), run, step, z)
     for seed in (2, 3):
         direction, h = noise(1, 4, 16, 16, seed=seed, dtype=torch.float64), 1e-8
         slope = (energy_of(z + h * direction) - energy_of(z - h * direction)) / (2 * h)
         assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-7)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pointwise(Run):
-    """A run whose network looks at each element alone; `seeds` collects the gradients that reach its output."""
+class Pointwise(Backbone):
+    """A network that looks at each element alone; `seeds` collects the gradients that reach its output."""
 
-    seeds: list = dataclasses.field(default_factory=list)
+    def __init__(self, pipe):
+        super().__init__(pipe)
+        self.seeds = []
 
     def eps(self, x, step, text, attend=None):
         eps = x.sin()
@@ -178,7 +187,7 @@ class Pointwise(Run):
 
 @pytest.fixture
 def pointwise(run):
-    return Pointwise(**vars(run))
+    return dataclasses.replace(run, backbone=Pointwise(run.backbone.pipe))
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
@@ -186,17 +195,16 @@ def pointwise(run):
 def test_the_gradient_of_an_element_is_the_same_at_every_size(pointwise, energy, copies):
     step, z = pointwise.steps[1], noise(1, 4, 16, 16)
     tiled = dataclasses.replace(pointwise.trajectory, maps=pointwise.trajectory.maps.repeat(1, *copies))
-    small, _ = NoiseMap(energy=energy).gradient(pointwise, step, z, pointwise.null[:1])
-    large, _ = NoiseMap(energy=energy).gradient(
-        dataclasses.replace(pointwise, trajectory=tiled), step, z.repeat(1, *copies), pointwise.null[:1]
-    )
+    small = gradient_of(NoiseMap(energy=energy), pointwise, step, z)
+    wide = dataclasses.replace(pointwise, trajectory=tiled)
+    large = gradient_of(NoiseMap(energy=energy), wide, step, z.repeat(1, *copies))
     assert_close(large, small.repeat(1, *copies))
 
 
 def test_at_512_pixels_the_gradient_is_that_of_the_papers_mean(pointwise):
     step, z, maps = pointwise.steps[1], noise(1, 4, 64, 64), noise(5, 4, 64, 64, seed=1)
     run = dataclasses.replace(pointwise, trajectory=dataclasses.replace(pointwise.trajectory, maps=maps))
-    gradient, _ = NoiseMap().gradient(run, step, z, run.null[:1])
+    gradient = gradient_of(NoiseMap(), run, step, z)
     with torch.enable_grad():
         z.requires_grad_()
         F.l1_loss(transfer(z, z.sin(), step.alpha, step.alpha_prev), run.trajectory.target(step)).backward()
@@ -206,8 +214,8 @@ def test_at_512_pixels_the_gradient_is_that_of_the_papers_mean(pointwise):
 
 def test_the_gradient_enters_the_network_at_unit_size_so_that_half_precision_holds_it(pointwise):
     step, z = pointwise.steps[1], noise(1, 4, 16, 16)
-    NoiseMap().gradient(pointwise, step, z, pointwise.null[:1])
-    (seed,) = pointwise.seeds
+    NoiseMap().steer(pointwise, step, z)
+    (seed,) = pointwise.backbone.seeds
     coefficient = abs(math.sqrt(1 - step.alpha_prev) - math.sqrt(step.alpha_prev * (1 - step.alpha) / step.alpha))
     assert_close(seed.abs(), torch.full_like(seed, coefficient))
     assert coefficient > 1e3 * torch.finfo(torch.float16).tiny
@@ -219,7 +227,7 @@ def test_the_gradient_survives_a_half_precision_network(build, trajectory):
         backbone = Backbone(build())
         run = prepare(backbone, trajectory)
         backbone.unet.to(dtype)
-        gradients.append(NoiseMap(energy="l2").gradient(run, run.steps[1], run.start, run.null)[0])
+        gradients.append(gradient_of(NoiseMap(energy="l2"), run, run.steps[1], run.start))
     full, half = (gradient.flatten() for gradient in gradients)
     assert half.dtype == torch.float32 and half.isfinite().all()
     assert F.cosine_similarity(full, half, dim=0) > 0.9
