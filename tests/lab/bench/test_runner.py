@@ -56,7 +56,7 @@ def test_warming_up_leaves_no_record(pipe, tmp_path):
         ({"split": "train"}, "menagerie has validation, test"),
         ({"count": 0}, "give a number from 1 to"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_what_does_not_exist_or_fit_the_folder_is_refused(measured, pipe, change, message):
     asked = {"methods": ["DDIM"], "tasks": [TASK], "count": 1, "folder": measured[1], **STEPS, **change}
