@@ -263,7 +263,10 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of version 0.1.0 in today's form."""
+    """A recipe of version 0.1.0 in today's form; its noise-map steps had no bound."""
+    for method in (values["guidance"], *values["guidance"].get("parts", ())):
+        if method["method"] == "NoiseMap":
+            method.setdefault("bound", None)
     return {
         **{"inversion": packed(DDIM()), "convention": "aligned", "offset": None, "negative": "", "row": 1},
         **{name: value for name, value in values.items() if name not in ("width", "height")},

@@ -70,6 +70,8 @@ class Sampled:
         latents: of all rows at level 0, [rows, channels, height, width].
         trajectory: the noise maps, with the source row of this run in their cache. Another edit along it, with the same
             guidance, replays that row and computes the targets alone.
+        drift: distance of the source row's end from the picture's latent, relative to that latent: 0 is exact, and
+            from 1 on nothing of the picture is left (a warning says so).
         replayed: whether the source row was replayed from the cache.
         attention: the words' attention maps, if they were asked for.
         region: where each row could differ from the source, if the editor restricts that (`LocalBlend`).
@@ -77,6 +79,7 @@ class Sampled:
 
     latents: Latents
     trajectory: Trajectory
+    drift: float
     replayed: bool
     attention: AttentionMaps | None = None
     region: Mask | None = None
@@ -252,10 +255,23 @@ def sample(
     return Sampled(
         latents=latents,
         trajectory=dataclasses.replace(run.trajectory, cache=row or run.trajectory.cache),
+        drift=_drift(rows.source(latents), run.trajectory.maps[:1]),
         replayed=replayed,
         attention=recorder.maps(run) if attention else None,
         region=None if region is None else region.cpu(),
     )
+
+
+def _drift(source: Latents, picture: Latents) -> float:
+    """See `Sampled`."""
+    drift = ((source - picture).norm() / picture.norm()).item()
+    if drift > 1:
+        warnings.warn(
+            f"the source row drifted by {drift:.2g} of the picture's own latent, so that the edits show little of it: "
+            "lower the guidance's scales, take more steps, or give NoiseMap a bound",
+            stacklevel=4,
+        )
+    return drift
 
 
 def find_null_texts(

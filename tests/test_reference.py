@@ -329,6 +329,7 @@ def guidance_of(case: Case, run: Run) -> NoiseMap:
         gradient_scale=p["grad_scale"] * REFERENCE_ELEMENTS / elements,
         text_scale=text_scale_of(case),
         energy=p.get("noise_cond_loss_type", "l1"),
+        bound=None,
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,13 @@ ENERGIES = {
 }
 """Distances between a latent and a noise map, summed, so that half precision sees gradients of unit size."""
 
+BOUNDS: dict[str | None, Callable[[Latents, Latents], Latents]] = {
+    "element": lambda move, left: move.clamp(-left.abs(), left.abs()),
+    "norm": lambda move, left: move * (left.norm() / move.norm().clamp_min(1e-12)).clamp_max(1),
+    None: lambda move, left: move,
+}
+"""The correction `move`, limited by what is `left` to the noise map: by element, by norm, or not at all."""
+
 LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 """The noise map that a step is compared with."""
 
@@ -45,6 +52,9 @@ class NoiseMap(Guidance):
         e_N = e_∅ + s_N · s_g · √(1 - ᾱ_t) · ∂L/∂z_t
         z_t ← step(z_t, e_N),   then classifier-free guidance at the same t.
 
+    The paper's correction does not shrink as the row nears its noise map. It overshoots, and with few steps the row
+    drifts away. `bound`, which is ours, limits each correction to the distance that is left.
+
     L is summed over one row and divided by 4·64·64: a scale means the same at every size, batch and latent width, and
     at 512×512 L is the paper's mean. Only the source row is steered. The targets follow it through attention.
 
@@ -56,6 +66,8 @@ class NoiseMap(Guidance):
         energy: "l1" (the paper's), "l2" or "smooth_l1".
         level: "end" compares with the noise map of the level that the step ends at. "start" compares with that of the
             level that it starts at, one later, as the authors' MasaCtrl does.
+        bound: "element" limits each element of the correction to its own distance from the noise map, "norm" the norm
+            of the correction to that of the distance. Both are ours; None is the paper's step.
         during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. The other steps
             are plain classifier-free guidance.
         mask: where the source is steered at full strength: an array, a PIL image or a file of any size, bright there.
@@ -64,9 +76,9 @@ class NoiseMap(Guidance):
             That saves the backward pass; for L1 the gradient is then √(ᾱ_{t-1} / ᾱ_t) times a sign.
 
     Raises:
-        ValueError: for an unknown energy or level, a scale that is not finite, or shares outside 0…1. For a request:
-            for a sequence of another length than the steps, a part that holds no step, a mask that is all one value, or
-            an inversion whose noise maps no DDIM steps join.
+        ValueError: for an unknown energy, level or bound, a scale that is not finite, or shares outside 0…1. For a
+            request: for a sequence of another length than the steps, a part that holds no step, a mask that is all one
+            value, or an inversion whose noise maps no DDIM steps join.
     """
 
     noise_map_scale: float | Sequence[float] | Callable[[Step], float] = 10.0
@@ -74,6 +86,7 @@ class NoiseMap(Guidance):
     text_scale: float = 10.0
     energy: str = "l1"
     level: str = "end"
+    bound: str | None = "element"
     during: tuple[float, float] = (0.0, 1.0)
     mask: Any = None
     outside: float = 0.0
@@ -81,10 +94,12 @@ class NoiseMap(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.energy not in ENERGIES:
-            raise ValueError(f"energy={self.energy!r} is unknown; {', '.join(ENERGIES)} work")
-        if self.level not in LEVELS:
-            raise ValueError(f"level={self.level!r} is unknown; {', '.join(LEVELS)} work")
+        if self.bound == "none":
+            object.__setattr__(self, "bound", None)
+        known: dict[str, Mapping[Any, Any]] = {"energy": ENERGIES, "level": LEVELS, "bound": BOUNDS}
+        for name, values in known.items():
+            if (given := getattr(self, name)) not in values:
+                raise ValueError(f"{name}={given!r} is unknown; {', '.join(map(str, values))} work")
         scale = self.noise_map_scale
         if isinstance(scale, Sequence) and not isinstance(scale, str):
             object.__setattr__(self, "noise_map_scale", tuple(scale))
@@ -157,7 +172,11 @@ class NoiseMap(Guidance):
         gradient = self.weighted(gradient / REFERENCE_ELEMENTS)
 
         guided = eps + self.strength(step) * (1 - step.alpha) ** 0.5 * gradient
-        return rows.with_source(transfer(source, guided, step.alpha, step.alpha_prev), x)
+        steered = transfer(source, guided, step.alpha, step.alpha_prev)
+        if self.bound is not None:
+            plain = transfer(source, eps, step.alpha, step.alpha_prev)
+            steered = plain + BOUNDS[self.bound](steered - plain, target - plain)
+        return rows.with_source(steered, x)
 
     def weighted(self, gradient: Latents) -> Latents:
         """∂L/∂z_t with the strength of each place."""

@@ -124,6 +124,8 @@ CONTROLS: tuple[Control, ...] = (
     Control((NoiseMap,), "level", Choice(options=LEVELS),
             "noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does"),
     Control((NoiseMap,), "energy", Choice(options=ENERGIES), "distance to the noise maps"),
+    Control((NoiseMap,), "bound", Choice(options=("element", "norm", "none")),
+            "hold a correction to the distance that is left: of each element, of all; none is the published step"),
     Control((NoiseMap,), "during", Numbers(("FROM", "TO"), several=2),
             "shares of the steps between which the source is steered, such as 0 0.5", default="all"),
     Control((NoiseMap,), "mask", File(), "mask of what is guarded, white on black", option="guard"),

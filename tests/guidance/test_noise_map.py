@@ -105,7 +105,7 @@ def gradient_of(guidance, run, step, x):
 
 
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):
-    guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70), run.steps[1], noise(3, 4, 16, 16)
+    guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70, bound=None), run.steps[1], noise(3, 4, 16, 16)
     gradient, eps = gradient_of(guidance, run, step, x), run.eps(x[:1], step, run.null[:1])
     expected = transfer(x[:1], eps + 3 * 70 * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
     assert_close(guidance.steer(run, step, x)[:1], expected)
@@ -647,3 +647,55 @@ def test_the_three_scales_go_by_name():
 
 def test_the_defaults_are_the_papers():
     assert NoiseMap() == NoiseMap(noise_map_scale=10, gradient_scale=5000, text_scale=10, energy="l1")
+
+
+# ---------------------------------------------------------------- the bound
+
+
+def distance_after(run, step, x, **settings):
+    """How far the source row ends from its noise map after a steered step, beside a step along e_∅ alone."""
+    target = run.trajectory.target(step)
+    ways = NoiseMap(**settings), NoiseMap(noise_map_scale=0)
+    return [(guidance.steer(run, step, x)[:1] - target).norm() for guidance in ways]
+
+
+@pytest.mark.parametrize("jacobian", [True, False])
+@pytest.mark.parametrize("energy", ["l1", "l2"])
+@pytest.mark.parametrize("bound", ["element", "norm"])
+def test_a_bounded_step_never_throws_the_source_away(run, bound, energy, jacobian):
+    step, x = run.steps[0], noise(3, 4, 16, 16)
+    settings = {"energy": energy, "jacobian": jacobian, "gradient_scale": 1e9}
+    bounded, plain = distance_after(run, step, x, bound=bound, **settings)
+    assert bounded <= 2 * plain
+    assert distance_after(run, step, x, bound=None, **settings)[0] > 100 * plain
+
+
+def test_a_bound_by_element_without_the_network_lands_on_the_noise_map(run):
+    step, x = run.steps[0], noise(3, 4, 16, 16)
+    steered = NoiseMap(jacobian=False, bound="element", gradient_scale=1e9).steer(run, step, x)
+    assert_close(steered[:1], run.trajectory.target(step), rtol=1e-4, atol=1e-4)
+    assert torch.equal(steered[1:], x[1:])
+
+
+@pytest.mark.parametrize("bound", ["element", "norm"])
+def test_a_correction_that_is_short_is_the_published_one(run, bound):
+    step, x = run.steps[0], noise(3, 4, 16, 16)
+    steered = [NoiseMap(gradient_scale=1e-4, bound=b, jacobian=False).steer(run, step, x) for b in (bound, None)]
+    assert_close(*steered)
+
+
+@pytest.mark.parametrize("bound", ["element", "norm"])
+def test_a_bounded_correction_keeps_the_direction_of_the_gradient(run, bound):
+    step, x = run.steps[0], noise(3, 4, 16, 16)
+    plain, free, held = (
+        NoiseMap(noise_map_scale=scale, bound=b).steer(run, step, x)[:1]
+        for scale, b in ((0, None), (10, None), (10, bound))
+    )
+    moves = free - plain, held - plain
+    assert (moves[0] * moves[1] >= -1e-12).all() and moves[1].norm() <= moves[0].norm()
+
+
+def test_an_unknown_bound_is_refused():
+    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, None work"):
+        NoiseMap(bound="box")
+    assert NoiseMap(bound="none").bound is None

@@ -43,7 +43,7 @@ def test_an_edit_stands_beside_its_truth(tmp_path):
     black = Image.new("RGB", (64, 64))
     trajectory = Trajectory(torch.zeros(2, 4, 8, 8), (1.0, 0.5), (Step(0, 1, 0.5, 1.0),), "a", "none")
     pictures = {"source": black, "reconstruction": black, "pictures": [black]}
-    found = {"latents": torch.zeros(2, 4, 8, 8), "trajectory": trajectory, "replayed": False}
+    found = {"latents": torch.zeros(2, 4, 8, 8), "trajectory": trajectory, "drift": 0.0, "replayed": False}
     result = Edit(**pictures, **found, request=Request())
     with_truth = figures.edited(Example(black, "a", "b", Editor(), black), result)
     without = figures.edited(Example(black, "a", "b", Editor()), result)
