@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import nmg
+from nmg.lab.code import call
 from nmg.request import Request, digest
 
 REQUEST = Request(
@@ -170,7 +171,7 @@ def test_a_new_guidance_and_a_new_editor_are_one_class_each(backbone, trajectory
     assert len(result.pictures) == 1 and result.latents.isfinite().all()
     # Checked once, and the picture loaded once.
     assert [result.request.prompts] == CHECKS and len(loads) == 1
-    assert result.request.code().startswith("result = nmg.edit(")
+    assert call(result.request).startswith("result = nmg.edit(")
 
 
 def test_the_network_is_at_most_seven_calls_below_an_edit(backbone, trajectory):

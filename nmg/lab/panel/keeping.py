@@ -7,10 +7,11 @@ import json
 import os
 from pathlib import Path
 
+from nmg.lab.code import call, written
 from nmg.lab.controls import CONTROLS
 from nmg.lab.panel.engine import Engine, Tried
 from nmg.lab.panel.origin import PREFIX, Origin
-from nmg.request import Request, digest, written
+from nmg.request import Request, digest
 
 SHOWN = {row.field for row in CONTROLS if row.label} | {"gradient_scale"}
 """Settings that are written as code also where they have their defaults."""
@@ -27,7 +28,7 @@ def code(request: Request, engine: Engine, origin: Origin) -> str:
     """
     targets = request.resolved(engine.backbone).targets
     whole = dataclasses.replace(request, image=origin.name, targets=targets, size=engine.picture.size)
-    return f"{_head(engine, origin)}\n{whole.code(SHOWN, _picture(origin))}"
+    return f"{_head(engine, origin)}\n{call(whole, SHOWN, _picture(origin))}"
 
 
 def _head(engine: Engine, origin: Origin) -> str:
