@@ -206,7 +206,7 @@ def test_a_method_that_the_module_does_not_have_is_refused():
         unpacked({"method": "Telepathy"}, methods_of(editors))
     with pytest.raises(ValueError, match="no method 'Regularised'"):
         unpacked(packed(Regularised()), methods_of(editors))
-    with pytest.raises(ValueError, match="no method 'bar'; it has DDIM, EditFriendly, FixedPoint, Inversion, Regularised"):
+    with pytest.raises(ValueError, match="no method 'bar'; it has DDIM, EditFriendly, FixedPoint, Inversion, Regular"):
         unpacked({"method": "bar"}, methods_of(inversion))
 
 
