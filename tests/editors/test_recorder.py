@@ -57,7 +57,8 @@ def test_every_step_has_the_maps_of_all_rows_and_tokens(recorded, editor):
 
 
 def test_along_a_direction_every_row_reads_the_source_prompt(recorded, backbone):
-    maps = recorded(Pix2PixZero(("cat", "dog")))
+    sides = ("a cat", "a cat in the forest"), ("a dog", "a dog in the forest")
+    maps = recorded(Pix2PixZero(sides))
     assert [tokens.prompt for tokens in maps.tokens] == [SOURCE, SOURCE]
 
 
