@@ -4,8 +4,9 @@ Stages, each resumable and each skipped once its budget is spent: *render* a ban
 factor *classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it
 may go on beside or after the UNet), and the *unet* with its text encoder; then *export* the Stable
 Diffusion folder. A budget is given in samples or in minutes, whichever ends first, and a
-larger one given later continues from the checkpoint. With CUDA the networks run in bf16; on the
-CPU they are compiled.
+larger one given later continues from the checkpoint. With CUDA the networks run compiled and in bf16; on the
+CPU eagerly and in float32: there, PyTorch 2.13 compiled under bf16 silently gives no gradient through nearest-neighbour
+upsampling. A network is not written if a part of it was never trained.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import networks
 from nmg.menagerie.captions import caption
-from nmg.menagerie.model import settings
+from nmg.menagerie.model import constant, settings
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import TRAIN_SEEDS
 
@@ -343,6 +344,8 @@ def train(arguments: argparse.Namespace) -> None:
     denoiser = stage("unet", denoiser, loss, arguments.unet_rate, arguments.unet_batch)
 
     out = Path(arguments.out)
+    for network in (decoder, denoiser):
+        check_trained(network.state_dict())
     export(out, decoder, denoiser, tokenizer, scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
     stages = {name: read_log(folder / f"{log}.jsonl") for name, log in logs.items()}
@@ -351,6 +354,19 @@ def train(arguments: argparse.Namespace) -> None:
         from scripts.evaluate import write_report
 
         write_report(out, arguments.report, arguments.report)
+
+
+def check_trained(tensors: dict[str, Tensor]) -> None:
+    """Raise for a network with a part that no gradient reached.
+
+    Raises:
+        RuntimeError: naming the tensors.
+    """
+    if still := constant(tensors):
+        raise RuntimeError(
+            f"{len(still)} tensors were never trained, {', '.join(still[:3])} among them: no gradient reached them; "
+            "train again with --no-compile --precision no"
+        )
 
 
 def run_stage(
@@ -482,9 +498,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--vae-rate", type=float, default=1e-3, help="peak learning rate")
     p.add_argument("--decoder-rate", type=float, default=5e-4, help="peak learning rate")
     p.add_argument("--unet-rate", type=float, default=5e-4, help="peak learning rate")
-    p.add_argument("--precision", choices=("no", "bf16"), default="bf16")
+    p.add_argument("--precision", choices=("no", "bf16"), default="bf16" if cuda else "no")
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
-    p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
         "--report", type=int, default=32, metavar="SCENES", help="held-out scenes to measure in the end; 0 for none"

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from nmg import Backbone, NoiseMap, edit
 from nmg.lab import bench
 from nmg.menagerie import Scene, networks, prompt_pair
+from nmg.menagerie.model import FOLDER, constant
 from nmg.menagerie.tasks import TRAIN_SEEDS
 from scripts import card, evaluate, train
 
@@ -189,3 +190,23 @@ def test_the_card_names_the_scale_of_each_editor():
     assert "| colour change | 1 | 1.00 / 20.0 |" in text
     edits["noise_map_scales"] = {"PromptToPrompt": 30.0, "MasaCtrl": 30.0}
     assert "(noise_map_scale 30; gradient_scale" in card._edits(edits, {"gradient_scale": 5000.0, "text_scale": 3.0})
+
+
+# ---------------------------------------------------------------- what was never trained
+
+
+def test_a_network_that_no_gradient_reached_is_refused():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    start = network.state_dict()
+    with pytest.raises(RuntimeError, match=r"2 tensors were never trained, 1\.weight, 1\.bias among them"):
+        train.check_trained({name: 0.9453 * tensor for name, tensor in start.items()})
+    train.check_trained({name: tensor + 0.01 * torch.rand(tensor.shape) for name, tensor in start.items()})
+
+
+def test_the_card_says_how_much_of_the_first_model_was_never_trained():
+    found = constant(load_file(FOLDER / "unet" / "diffusion_pytorch_model.safetensors"))
+    assert found and all(
+        any(block in name for block in ("down_blocks.1", "mid_block", "up_blocks.0")) for name in found
+    )
+    assert f"{len(found)} of its vectors still have one value" in (FOLDER / "README.md").read_text()
