@@ -8,7 +8,20 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from nmg import CFG, Backbone, Editor, LocalBlend, NoiseMap, PromptToPrompt, Trajectory, denoise, edit, images, prepare
+from nmg import (
+    CFG,
+    Backbone,
+    Direct,
+    Editor,
+    LocalBlend,
+    NoiseMap,
+    PromptToPrompt,
+    Trajectory,
+    denoise,
+    edit,
+    images,
+    prepare,
+)
 
 SOURCE = "a red cat sitting in the forest"
 BLUE, DOG, BEACH = (
@@ -297,3 +310,17 @@ def test_a_trajectory_of_another_model_is_refused(backbone, trajectory):
 def test_a_trajectory_of_another_latent_is_refused(tiny, trajectory):
     with pytest.raises(ValueError, match="maps have 4 channels and the network takes 8"):
         prepare(Backbone(tiny(channels=8)), trajectory)
+
+
+# ---------------------------------------------------------------- drift
+
+
+def test_the_drift_of_a_source_row_that_is_held_is_none(backbone, trajectory):
+    assert edit(backbone, trajectory, guidance=Direct(7.5), progress=False).drift == 0
+    assert edit(backbone, trajectory, guidance=CFG(7.5), progress=False).drift > 0
+
+
+def test_a_source_row_that_is_lost_is_said(backbone, trajectory):
+    guidance = NoiseMap(gradient_scale=1e9, bound=None)
+    with pytest.warns(UserWarning, match="the source row drifted by .* give NoiseMap a bound"):
+        assert edit(backbone, trajectory, guidance=guidance, progress=False).drift > 1
