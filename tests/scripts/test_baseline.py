@@ -7,8 +7,8 @@ from nmg import CFG, Backbone, Editor, LocalBlend, MasaCtrl, NoiseMap, Pix2PixZe
 from scripts import baseline
 from tests.conftest import TARGET
 
-# The gradient of L1 is a sign, which rounding turns.
-GUIDANCE = NoiseMap(energy="l2", noise_map_scale=2.0, text_scale=3.0)
+# The gradient of L1 is a sign, which rounding turns. The published step has no bound.
+GUIDANCE = NoiseMap(energy="l2", noise_map_scale=2.0, text_scale=3.0, bound=None)
 METHODS = {
     "none": Editor(),
     "words": PromptToPrompt(cross_replace=0.8, self_replace=0.5),
