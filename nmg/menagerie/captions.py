@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class _Writer:
     def chance(self, share: float) -> bool:
         return self.random is not None and self.random.random() < share
 
-    def one(self, ways: Sequence[str]) -> str:
+    def one(self, ways: Sequence[Any]) -> Any:
         return ways[0] if self.random is None else ways[self.random.integers(len(ways))]
 
     def word(self, value: str) -> str:
