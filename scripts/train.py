@@ -1,10 +1,10 @@
 """Train Menagerie's model: `python -m scripts.train`, or `make train`.
 
-Stages, each resumable and each skipped once its budget is spent: *render* the scenes, train the factor *classifier*,
-the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it may go on beside or after the
-UNet), and the *unet* with its text encoder; then *export* the Stable Diffusion folder. A budget is given in samples or in
-minutes, whichever ends first, and a larger one given later continues from the checkpoint. Matrices are trained by Muon,
-the rest by AdamW, in float32. Several processes train together:
+Stages, each resumable and each skipped once its budget is spent: *render* the scenes, train the factor
+*classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it may go on beside or
+after the UNet), and the *unet* with its text encoder; then *export* the Stable Diffusion folder. A budget is given in
+samples or in minutes, whichever ends first, and a larger one given later continues from the checkpoint. Matrices are
+trained by Muon, the rest by AdamW, in float32. Several processes train together:
 
   torchrun --nproc_per_node 2 -m scripts.train --stages vae
 
@@ -205,8 +205,10 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 
 def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str, float]]:
-    """At most so many rows, each the mean of as many neighbours; without those that hold counts alone, such as the last of a
-    stage that stopped between two records."""
+    """At most so many rows, each the mean of as many neighbours.
+
+    Rows that hold counts alone are left out, such as the last of a stage that stopped between two records.
+    """
     most = max(map(len, rows))
     rows = [row for row in rows if len(row) == most]
     size = math.ceil(len(rows) / points)

@@ -13,9 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nmg.menagerie.scene import SIZE, Scene
+from nmg.menagerie.tasks import TRAIN_SEEDS
 
-TRAIN_SEEDS = 1_000_000
-"""Seeds from here on are for training; validation and test scenes lie below."""
 WATCH_SEEDS = 900_000
 """Seeds of the scenes that a training is watched on, which are neither trained on nor reported."""
 LATENT = 16

@@ -76,8 +76,8 @@ def compare_gradients(network: nn.Module, eager: Callable[[], Tensor], compiled:
     lost = [n for n, g in plain.items() if n not in fast or (fast[n] - g).norm() > 0.05 * g.norm() + 1e-8]
     if lost:
         raise RuntimeError(
-            f"the compiled network loses the gradient of {len(lost)} of {len(plain)} parameters ({', '.join(lost[:3])} …); "
-            "train with --no-compile"
+            f"the compiled network loses the gradient of {len(lost)} of {len(plain)} parameters "
+            f"({', '.join(lost[:3])} …); train with --no-compile"
         )
 
 
@@ -197,8 +197,8 @@ class Stage:
         trained = dict(self.network.named_parameters())
         if still := unmoved(self.start, trained):
             raise RuntimeError(
-                f"{self.name}: {len(still)} of {len(self.start)} tensors did not move in {self.samples:,} samples, but for weight "
-                f"decay: {', '.join(still[:4])} …; no gradient reaches them"
+                f"{self.name}: {len(still)} of {len(self.start)} tensors did not move in {self.samples:,} samples, "
+                f"but for weight decay: {', '.join(still[:4])} …; no gradient reaches them"
             )
         state = {
             "network": self.network.state_dict(),
