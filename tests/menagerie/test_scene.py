@@ -136,7 +136,7 @@ def test_what_is_not_in_menagerie_is_refused(changes, message, unchecked):
 # ---------------------------------------------------------------- masks of parts
 
 
-def grown(mask, by=2):
+def grown(mask, by=3):
     """A mask and the pixels around it."""
     for axis in (0, 1):
         mask = mask | np.any([np.roll(mask, shift, axis) for shift in range(-by, by + 1)], 0)
@@ -147,7 +147,7 @@ def grown(mask, by=2):
 def test_the_figure_is_what_a_colour_changes(seed):
     scene = Scene.sample(seed, style="plain", colour="red", kind="cat")
     changed, figure = scene.changed(scene.edit(colour="blue")), scene.mask("figure")
-    assert changed[figure].mean() > 0.5 and not changed[~grown(figure)].any()
+    assert changed[figure].mean() > 0.4 and not changed[~grown(figure)].any()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
