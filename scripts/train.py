@@ -30,7 +30,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import networks
+from nmg.menagerie.model import settings
 from scripts.training import losses
 from scripts.training.data import Bank, render_bank, to_tensor
 from scripts.training.stage import Budget, Stage, compare_gradients
@@ -177,6 +179,7 @@ def train(arguments: argparse.Namespace) -> None:
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
     logs = {name: f"{name}_{training.state_of_vae}" if name == "decoder" else name for name in STAGES}
     rows = {name: read_log(training.folder / f"{log}.jsonl") for name, log in logs.items()}
+    (out / "nmg.json").write_text(json.dumps(settings(**MENAGERIE.scales), indent=2))
     (out / "training.json").write_text(json.dumps(record(arguments, parts, rows), indent=2))
 
 

@@ -6,8 +6,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from nmg.menagerie.captions import about, vocabulary
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import COLOURS
@@ -29,14 +27,6 @@ def settings(**scales: float) -> dict[str, Any]:
     Args:
         scales: of noise map guidance that suit it.
     """
+    sizes = {"word_maps": 1.0, "layout": 1.0}  # A latent of 16×16 has its words and its layout there.
     own: dict[str, Any] = {"sentences": about("{}"), "colours": tuple(COLOURS), "words": vocabulary()}
-    return {"name": NAME, "profile": NAME, **scales, **own}
-
-
-def constant(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the vectors whose values are all equal, as a norm's are before any gradient reached it.
-
-    A trained network has none. Weight decay alone leaves values equal, so that what it shrank is found too.
-    """
-    vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim == 1 and len(tensor) > 1}
-    return [name for name, tensor in vectors.items() if (tensor == tensor[0]).all()]
+    return {"name": NAME, "profile": NAME, **scales, **sizes, **own}

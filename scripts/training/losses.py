@@ -172,9 +172,10 @@ class Words:
         }
 
     def loss(self, maps: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
-        """How much of the naming words' maps lies outside of what they name: the mean of (1 - share inside)².
+        """How far the naming words' maps are from what they name, each spread evenly: the mean of KL(mask ‖ map).
 
-        After TokenCompose (Wang et al. 2023, arXiv 2312.03626).
+        A share of the map inside of the mask, as in TokenCompose (Wang et al. 2023, arXiv 2312.03626), would let a word
+        look at one spot of its figure; the divergence asks for all of it.
 
         Args:
             maps: [batch, positions, tokens].
@@ -191,8 +192,10 @@ class Words:
         total, count = maps.new_zeros(()), maps.new_zeros(())
         for part, ids in self.ids.items():
             named = torch.isin(tokens, ids).to(maps.dtype)
-            share = (maps * parts[part][:, :, None]).sum(1) / maps.sum(1)
-            total, count = total + ((1 - share).square() * named).sum(), count + named.sum()
+            wanted = (parts[part] / parts[part].sum(1, keepdim=True).clamp_min(1e-6))[:, :, None]
+            spread = maps / maps.sum(1, keepdim=True)
+            apart = (wanted * (wanted.clamp_min(1e-6) / spread.clamp_min(1e-6)).log()).sum(1)
+            total, count = total + (apart * named).sum(), count + named.sum()
         return total / count.clamp_min(1)
 
 
