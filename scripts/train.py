@@ -35,7 +35,7 @@ from nmg.menagerie import networks
 from nmg.menagerie.model import settings
 from scripts.training import losses
 from scripts.training.data import Bank, render_bank, to_tensor
-from scripts.training.stage import Budget, Stage, compare_gradients
+from scripts.training.stage import WARM_UP, Budget, Stage, compare_gradients
 
 STAGES = ("classifier", "vae", "decoder", "unet")
 DEFAULT_MINUTES = {"classifier": 6, "vae": 25, "decoder": 90, "unet": 120}
@@ -71,6 +71,7 @@ class Training:
             RATES[name],
             batch,
             given.seed,
+            warmup=given.warmup,
         )
         if not wanted:
             return stage.average
@@ -81,7 +82,7 @@ class Training:
             "classifier",
             networks.FactorClassifier(),
             lambda batch, seed: losses.classifier_loss(self.bank, batch, seed),
-            losses.classifier_watch,
+            lambda: losses.classifier_watch(self.given.watched),
         )
 
     def vae(self) -> Any:
@@ -89,7 +90,7 @@ class Training:
             "vae",
             networks.build_vae(tuple(self.given.vae_channels)),
             lambda batch, seed: losses.vae_loss(self.bank, batch, seed),
-            losses.vae_watch,
+            lambda: losses.vae_watch(self.given.watched),
         )
 
     def decoder(self, vae: Any) -> Any:
@@ -102,7 +103,7 @@ class Training:
             "decoder",
             decoder,
             lambda batch, seed: losses.decoder_loss(self.bank, latents, scale, batch, seed),
-            losses.vae_watch,
+            lambda: losses.vae_watch(self.given.watched),
             f"_{self.state_of_vae}",
         )
         decoder.register_to_config(scaling_factor=scale)
@@ -120,7 +121,10 @@ class Training:
                 self.bank, latents, self.tokenizer, self.scheduler, batch, seed, forward
             ),
             lambda: losses.denoiser_watch(
-                lambda pictures: vae.encode(pictures).latent_dist.mean * scale, self.tokenizer, self.scheduler
+                lambda pictures: vae.encode(pictures).latent_dist.mean * scale,
+                self.tokenizer,
+                self.scheduler,
+                self.given.watched,
             ),
         )
 
@@ -190,7 +194,7 @@ def record(arguments: argparse.Namespace, parts: dict[str, nn.Module], stages: d
         parts: the networks, whose parameters are counted.
         stages: the rows of each stage's log.
     """
-    hidden = ("work", "out", "workers", "stages", "every", "threads")
+    hidden = ("work", "out", "workers", "stages", "every", "threads", "watched")
     return {
         "settings": {k: v for k, v in vars(arguments).items() if k not in hidden},
         "rates": RATES,
@@ -268,6 +272,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--unet-channels", type=int, nargs="+", default=[64, 128])
     p.add_argument("--unet-layers", type=int, default=1, help="residual and attention layers per block")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the UNet")
+    p.add_argument("--warmup", type=int, default=WARM_UP, metavar="N", help="samples until the rate is at its peak")
+    p.add_argument("--watched", type=int, default=96, metavar="N", help="scenes that a training is watched on")
     p.add_argument("--every", type=float, default=120, metavar="SECONDS", help="between two saves")
     p.add_argument("--seed", type=int, default=0)
     return p

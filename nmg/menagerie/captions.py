@@ -64,7 +64,7 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
     """Describe a scene.
 
     Without `random` the caption is canonical: every factor is named, and equal factors give equal words. With `random`
-    it is one as people write them: a third are short, factors are left out, words are ordered and chosen in several ways.
+    it is one as people write them: a third are short, factors are left out, words vary and change places.
     """
     writer = _Writer(random)
     naming = 0.45 if writer.chance(0.33) else 0.95

@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from nmg.menagerie.captions import about, vocabulary
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import COLOURS
@@ -30,3 +32,16 @@ def settings(**scales: float) -> dict[str, Any]:
     sizes = {"word_maps": 1.0, "layout": 1.0}  # A latent of 16×16 has its words and its layout there.
     own: dict[str, Any] = {"sentences": about("{}"), "colours": tuple(COLOURS), "words": vocabulary()}
     return {"name": NAME, "profile": NAME, **scales, **sizes, **own}
+
+
+def constant_tensors(folder: Path) -> list[str]:
+    """Vectors of a model's networks whose values are all equal, as a norm's are before any gradient reached it.
+
+    A trained network has none. Weight decay alone leaves them equal, so that what it touched is found too.
+    """
+    found = []
+    for part in ("unet", "vae", "text_encoder"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            vectors = {name: tensor for name, tensor in load_file(path).items() if tensor.ndim == 1 and len(tensor) > 1}
+            found += [f"{part}: {name}" for name, tensor in vectors.items() if (tensor == tensor[0]).all()]
+    return found

@@ -194,7 +194,7 @@ class Scene:
 
     @property
     def _stand(self) -> tuple[float, float, float]:
-        """Where the figure stands and how large it is: the larger, the nearer, and the less it may be off the middle."""
+        """Where the figure stands, and its size: the larger, the nearer, and the less it may be off the middle."""
         n = self.nuisances
         scale = n["scale"]
         return 32 + n["x"] * min(12.0, 32 - 23 * scale), 50 + 20 * (scale - 0.7) + n["y"], scale

@@ -50,7 +50,7 @@ def classifier_loss(bank: Bank, batch: int, seed: int) -> Loss:
     return loss
 
 
-def classifier_watch(count: int = 256) -> Watch:
+def classifier_watch(count: int) -> Watch:
     scenes = watched(count)
     pictures, answers = pictures_of(scenes), networks.targets(scenes)
 
@@ -102,7 +102,7 @@ def picture_error(decoded: Tensor, pictures: Tensor) -> tuple[Tensor, dict[str, 
     return error.abs().mean() + 2 * squared + 0.5 * edges, {"psnr": 10 * math.log10(4 / squared.item())}
 
 
-def vae_watch(count: int = 64) -> Watch:
+def vae_watch(count: int) -> Watch:
     pictures = pictures_of(watched(count))
 
     def watch(network: Any) -> dict[str, float]:
@@ -249,7 +249,7 @@ def overlap(maps: Tensor, truth: Tensor) -> float:
     return float(np.mean(found))
 
 
-def denoiser_watch(encode: Callable[[Tensor], Tensor], tokenizer: Any, scheduler: Any, count: int = 96) -> Watch:
+def denoiser_watch(encode: Callable[[Tensor], Tensor], tokenizer: Any, scheduler: Any, count: int) -> Watch:
     """Noise error on fixed scenes, noise and timesteps, plain and weighted; overlap of words' maps with the truth.
 
     Args:

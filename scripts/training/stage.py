@@ -35,9 +35,13 @@ class Budget:
         return min(1.0, max(samples / self.samples, seconds / 60 / self.minutes))
 
 
-def learning_rate(spent: float, samples: int, warmup: int = 1600) -> float:
+WARM_UP = 1600
+"""Samples until the learning rate is at its peak."""
+
+
+def learning_rate(spent: float, samples: int, warmup: int = WARM_UP) -> float:
     """Share of the peak: a linear warm-up, then a cosine down to 3 %."""
-    return min(1.0, (samples + 1) / warmup) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * spent)))
+    return min(1.0, (samples + 1) / max(1, warmup)) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * spent)))
 
 
 # ---------------------------------------------------------------- what a training may not hide
@@ -106,9 +110,10 @@ class Stage:
         batch: int,
         seed: int = 0,
         decay: float = 0.999,
+        warmup: int = WARM_UP,
     ):
         self.name, self.network, self.loss, self.watch, self.folder = name, network, loss, watch, folder
-        self.rates, self.batch, self.decay = rates, batch, decay
+        self.rates, self.batch, self.decay, self.warmup = rates, batch, decay, warmup
         self.start = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.optimizers = optimizers(network, *rates)
@@ -126,7 +131,7 @@ class Stage:
         """Train until the budget is spent and return the averaged network.
 
         Raises:
-            RuntimeError: if a tensor has not moved by the first save, beyond what weight decay does.
+            RuntimeError: if, after the warm-up, a tensor has not moved beyond what weight decay does.
         """
         if budget.spent(self.samples, self.seconds) >= 1:
             return self.average
@@ -147,7 +152,7 @@ class Stage:
         return self.average
 
     def _step(self, spent: float) -> dict[str, float]:
-        share = learning_rate(spent, self.samples)
+        share = learning_rate(spent, self.samples, self.warmup)
         for optimizer, peak in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * share
@@ -195,7 +200,7 @@ class Stage:
 
     def _save(self, window: list[dict[str, float]]) -> dict[str, float]:
         trained = dict(self.network.named_parameters())
-        if still := unmoved(self.start, trained):
+        if self.samples >= self.warmup and (still := unmoved(self.start, trained)):
             raise RuntimeError(
                 f"{self.name}: {len(still)} of {len(self.start)} tensors did not move in {self.samples:,} samples, "
                 f"but for weight decay: {', '.join(still[:4])} …; no gradient reaches them"

@@ -24,7 +24,7 @@ def one_thread():
 
 
 def stage(folder, network, loss, **options):
-    return Stage("net", network, loss, lambda average: {}, folder, (0.01, 0.01), 2, **options)
+    return Stage("net", network, loss, lambda average: {}, folder, (0.01, 0.01), 2, warmup=0, **options)
 
 
 class Cut(nn.Module):
