@@ -17,7 +17,6 @@ from nmg.menagerie.scene import FACTORS, Scene
 from scripts.training.data import LATENT, WATCH_SEEDS, Bank, coverage, shuffled, to_tensor, training_scene
 from scripts.training.stage import Loss, Watch
 
-SNR_CAP = 5.0
 ATTENTION_WEIGHT = 0.02
 EMPTY = 0.12
 """Share of the captions that are left out, for classifier-free guidance."""
@@ -209,9 +208,13 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor) -> T
 
 
 def weighted(error: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
-    """Mean of errors weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556)."""
+    """Mean of errors weighted by 1/√SNR, from 0.1 to 10.
+
+    A picture's large shapes are most of its latent, so that they are seen until the last steps; only there does the
+    network need the text, and only there does it learn it. Those errors are small, and unweighted they count for little.
+    """
     alpha = alphas[timesteps]
-    return (error * (SNR_CAP * (1 - alpha) / alpha).clamp(0.1, 1)).mean()
+    return (error * ((1 - alpha) / alpha).sqrt().clamp(0.1, 10)).mean()
 
 
 def denoiser_loss(
@@ -270,6 +273,10 @@ def denoiser_watch(encode: Callable[[Tensor], Tensor], tokenizer: Any, scheduler
         middle = torch.full_like(timesteps, 400)
         _, maps = network(noised(clean, noise, middle, alphas), middle, tokens)
         found = {"watched_eps_mse": error.mean().item(), "watched_loss": weighted(error, timesteps, alphas).item()}
+        # How much worse the noisiest third is with another scene's text: 1 where the text is not read.
+        late = timesteps > 650
+        other, _ = network(noised(clean, noise, timesteps, alphas)[late], timesteps[late], tokens.roll(1, 0)[late])
+        found["text"] = ((other - noise[late]).square().mean((1, 2, 3)) / error[late]).mean().item()
         for factor in ("kind", "colour", "place"):
             ids = torch.tensor([vocabulary[f"{getattr(scene, factor)}</w>"] for scene in scenes])
             places = (tokens == ids[:, None]).int().argmax(1)
