@@ -210,8 +210,8 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor) -> T
 def weighted(error: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
     """Mean of errors weighted by 1/√SNR, from 0.1 to 10.
 
-    A picture's large shapes are most of its latent, so that they are seen until the last steps; only there does the
-    network need the text, and only there does it learn it. Those errors are small, and unweighted they count for little.
+    A picture's large shapes are most of its latent, so that they are seen until the noisiest steps; only there does the
+    network need the text, and only there does it learn it. Unweighted, those small errors would count for little.
     """
     alpha = alphas[timesteps]
     return (error * ((1 - alpha) / alpha).sqrt().clamp(0.1, 10)).mean()
