@@ -18,6 +18,8 @@ from scripts.training.data import LATENT, WATCH_SEEDS, Bank, coverage, shuffled,
 from scripts.training.stage import Loss, Watch
 
 ATTENTION_WEIGHT = 0.02
+READ = 0.3
+"""Share of a position's attention that the words which name it should have at least, together."""
 EMPTY = 0.12
 """Share of the captions that are left out, for classifier-free guidance."""
 
@@ -174,7 +176,9 @@ class Words:
         """How far the naming words' maps are from what they name, each spread evenly: the mean of KL(mask ‖ map).
 
         A share of the map inside of the mask, as in TokenCompose (Wang et al. 2023, arXiv 2312.03626), would let a word
-        look at one spot of its figure; the divergence asks for all of it.
+        look at one spot of its figure; the divergence asks for all of it. A map's shape says nothing of its strength:
+        where a position pays the words that name it less than `READ` of its attention, that costs as well, or the
+        network looks at the padding and never learns to read.
 
         Args:
             maps: [batch, positions, tokens].
@@ -194,7 +198,10 @@ class Words:
             wanted = (parts[part] / parts[part].sum(1, keepdim=True).clamp_min(1e-6))[:, :, None]
             spread = maps / maps.sum(1, keepdim=True)
             apart = (wanted * (wanted.clamp_min(1e-6) / spread.clamp_min(1e-6)).log()).sum(1)
-            total, count = total + (apart * named).sum(), count + named.sum()
+            paid = (maps * named[:, None]).sum(2)
+            unread = (READ / paid.clamp_min(1e-6)).log().clamp_min(0) * wanted[..., 0]
+            total = total + (apart * named).sum() + (unread.sum(1) * named.amax(1)).sum()
+            count = count + named.sum()
         return total / count.clamp_min(1)
 
 

@@ -126,7 +126,7 @@ def test_words_that_look_where_they_name_cost_nothing(tokenizer):
     tokens = losses.tokenized(tokenizer, [caption(scene)])
     masks = (torch.from_numpy(coverage(scene)).flatten(1)[None] > 127).float()
     figure, head = masks[0]
-    maps = torch.zeros(1, 256, MAX_TOKENS) + 1e-9
+    maps = torch.zeros(1, 256, MAX_TOKENS) + 1e-6
     vocabulary = tokenizer.get_vocab()
     for word, place in {
         "cat": figure,
@@ -138,6 +138,8 @@ def test_words_that_look_where_they_name_cost_nothing(tokenizer):
         maps[0, :, tokens[0].tolist().index(vocabulary[f"{word}</w>"])] = place
     assert words.loss(maps, tokens, masks) < 1e-3
     assert words.loss(torch.ones(1, 256, MAX_TOKENS), tokens, masks) > 0.5
+    # Maps of the right shape and no strength: all of the attention is paid to the padding.
+    assert words.loss(1e-3 * maps, tokens, masks) > 1
     spot = torch.zeros(1, 256, MAX_TOKENS) + 1e-3
     spot[0, int(figure.nonzero()[0])] = 1
     assert words.loss(spot, tokens, masks) > 0.5
