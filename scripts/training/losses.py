@@ -236,9 +236,9 @@ def denoiser_loss(
         texts = ["" if random.random() < EMPTY else caption(training_scene(int(i)), random) for i in chosen]
         tokens, clean = tokenized(tokenizer, texts), latents[chosen].float()
         noise = torch.randn(clean.shape, generator=generator)
-        # Stratified timesteps: one from each of `batch` equal parts of the schedule.
+        # Stratified timesteps, the more the noisier: two thirds from the part where the text is needed.
         strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        timesteps = (strata * len(alphas)).long()
+        timesteps = (strata.sqrt() * len(alphas)).long()
         predicted, maps = (forward or network)(noised(clean, noise, timesteps, alphas), timesteps, tokens)
         error = (predicted - noise).square().mean((1, 2, 3))
         masks = torch.from_numpy(bank.masks[chosen]).flatten(2) / 255
