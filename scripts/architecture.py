@@ -23,7 +23,7 @@ WAY = (
     ("Request", "resolved and\nchecked once", 0.3, 4.3),
     ("Backbone", "picture and text\nto tensors", 3.15, 4.3),
     ("Inversion", "noise maps:\na Trajectory", 6.0, 4.3),
-    ("edit: the loop", "a step for\nevery level", 6.0, 2.5),
+    ("denoise: the loop", "a step for\nevery level", 6.0, 2.5),
     ("Guidance", "source row on\nits noise maps", 3.15, 2.5),
     ("Editor", "what targets take\nfrom the source", 0.3, 2.5),
     ("attending", "hooks for one\nnetwork call", 0.3, 0.7),
