@@ -84,16 +84,19 @@ def _without_offsets(prompt: str, pieces: Sequence[str]) -> list[Span]:
     return [*spans, (0, 0)]
 
 
+def occurrences(words: str, prompt: str) -> list[Span]:
+    """Where a word or phrase stands in a prompt: the characters of each occurrence, whatever their case."""
+    pattern = r"\s+".join(map(re.escape, words.split()))
+    return [match.span() for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", prompt, re.I)] if pattern else []
+
+
 def find(words: str, tokens: Tokens) -> list[int]:
     """Token positions of a word or phrase, at each of its occurrences.
 
     Raises:
         ValueError: if the prompt does not hold it, with the words that it holds.
     """
-    wanted = words.strip()
-    pattern = r"\s+".join(re.escape(word) for word in wanted.split())
-    matches = re.finditer(rf"(?<!\w){pattern}(?!\w)", tokens.prompt, re.IGNORECASE) if wanted else ()
-    positions = sorted({i for match in matches for i in tokens.inside(match.span())})
+    positions = sorted({i for span in occurrences(words, tokens.prompt) for i in tokens.inside(span)})
     if not positions:
         held = ", ".join(re.findall(r"\w+(?:[-’']\w+)*", tokens.prompt)) or "(none)"
         raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are {held}")

@@ -27,9 +27,6 @@ class ModelSettings:
             (Stable Diffusion: 16×16 of 64×64).
         layout: share of the latent's side up to which self-attention holds the layout
             (Stable Diffusion: 32×32 of 64×64).
-        sentences: templates of which edit directions are made, with `{}` for the phrase; if empty,
-            those for photographs.
-        colours: words of a phrase that stand for what the templates say before it.
         words: all that the model has ever read, if they are few; empty for a model that knows any prompt.
     """
 
@@ -40,8 +37,6 @@ class ModelSettings:
     text_scale: float | None = None
     word_maps: float = 0.25
     layout: float = 0.5
-    sentences: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     @property
@@ -75,7 +70,8 @@ class ModelSettings:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-            return cls(**values | lists)
+            # Files of earlier versions hold sentences for edit directions too.
+            return cls(**{key: value for key, value in (values | lists).items() if key not in ("sentences", "colours")})
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
 

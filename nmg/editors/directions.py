@@ -7,8 +7,10 @@ section 3.1.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,36 +19,19 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from nmg.backbones import Backbone, ModelSettings
+from nmg.alignment import occurrences, tokenize
+from nmg.backbones import Backbone
 from nmg.serialize import load, save
 
 FORMAT = "nmg-direction-2"
 BATCH = 32
 """Sentences encoded at once."""
-FRAMES = (
-    "{}",
-    "a photo of {}",
-    "a close-up of {}",
-    "a snapshot of {}",
-    "a professional photograph of {}",
-    "a picture in which one sees {}",
-)
-SETTINGS = (
-    "",
-    "in a sunny garden",
-    "by the window of a quiet room",
-    "on a busy street at noon",
-    "in front of a white wall",
-    "on green grass after the rain",
-    "in deep snow",
-    "near the sea at dusk",
-    "under a grey sky",
-    "in soft morning light",
-    "seen from the side",
-    "with mountains far behind",
-)
-DETERMINERS = ("a", "an", "the", "some", "two", "three", "many", "several", "my", "your", "his", "her", "their", "our")
+MOST = 48
+"""Variations of a prompt that a direction is the mean over."""
+WORD = "\0"
+"""Stands for the word that is exchanged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +42,8 @@ class EditDirection:
         embedding: mean embedding of the target sentences minus that of the source sentences, [1, tokens, features].
         source, target: the sentences.
         separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence
-            lies farther along it than every source sentence), on sentences that the direction was not made of.
+            lies farther along it than every source sentence), on sentences that the direction was not made of. NaN for
+            fewer than two sentences a side.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
@@ -66,21 +52,25 @@ class EditDirection:
     separation: float
 
     @classmethod
-    def between(
-        cls, pipe: Any, source: str | os.PathLike | Sequence[str], target: str | os.PathLike | Sequence[str]
-    ) -> EditDirection:
+    def between(cls, pipe: Any, source: Side, target: Side, prompt: str = "") -> EditDirection:
         """The direction from one content to another.
+
+        Two words or phrases are exchanged in the prompt, in whose layout the direction then lies: the mean is over the
+        prompt and those with two of its other words in each other's place. Sentences are taken as they are, as in the
+        paper, whose mean has every layout and fits no single prompt closely.
 
         Args:
             pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
-            source, target: each a word or phrase such as "cat" or "a sleeping cat", which templates make sentences of;
-                a path of a text file with a sentence per line; or a list of sentences.
+            source, target: two words or phrases such as "cat" and "sleeping dog"; or for each side a list of sentences,
+                or the path of a text file with a sentence per line.
+            prompt: what the picture shows. If it does not name the source, the two words alone are the sentences.
 
         Raises:
-            ValueError: for a side without sentences, one that the text encoder can't read, or two equal sides.
+            ValueError: for a side without sentences, one that the text encoder can't read, or two equal sides; for a
+                word on one side and sentences on the other.
         """
         backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-        first, second = (_sentences(side, backbone) for side in (source, target))
+        first, second = _sentences(source, target, prompt, backbone)
         if first == second:
             raise ValueError(f"a direction from {source!r} to {target!r} leads nowhere; give two different contents")
         known = _KNOWN.setdefault(backbone.pipe.text_encoder, {})
@@ -92,6 +82,13 @@ class EditDirection:
             move = there.mean(0, keepdim=True) - here.mean(0, keepdim=True)
             known[key] = cls(move, first, second, _separation(here, there))
         return known[key]
+
+    def fit(self, move: Float[Tensor, "1 tokens features"]) -> float:
+        """Cosine, -1…1, of the direction and the move from a source prompt's embedding to its target prompt's; NaN
+        where that is none."""
+        if not move.any():
+            return math.nan
+        return cosine_similarity(self.embedding.flatten().to(move), move.flatten(), 0).item()
 
     def described(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The sentences that it can be found from again."""
@@ -114,6 +111,8 @@ class EditDirection:
         return cls(held["embedding"], tuple(described["source"]), tuple(described["target"]), described["separation"])
 
 
+Side = str | os.PathLike | Sequence[str]
+"""A word or phrase, a path of a file of sentences, or sentences."""
 _KNOWN: WeakKeyDictionary[Any, dict[tuple, EditDirection]] = WeakKeyDictionary()
 """The directions found so far, for each text encoder that is still loaded."""
 
@@ -123,13 +122,26 @@ def _fingerprint(backbone: Backbone, probes: Sequence[str]) -> bytes:
     return hashlib.sha256(backbone.text(probes).float().cpu().numpy().tobytes()).digest()
 
 
-Side = str | os.PathLike | Sequence[str]
-"""A word or phrase, a path of a file of sentences, or sentences."""
+def _sentences(source: Side, target: Side, prompt: str, backbone: Backbone) -> tuple[tuple[str, ...], ...]:
+    """The sentences of both sides of a direction."""
+    if is_word(source) != is_word(target):
+        raise ValueError(
+            f"a direction from {source!r} to {target!r} has words on one side only; give two words, or two "
+            "lists or files of sentences"
+        )
+    if not is_word(source):
+        return tuple(map(_listed, (source, target)))
+    words = [" ".join(str(side).split()) for side in (source, target)]
+    if not all(words):
+        raise ValueError('the phrase is empty; give a word or a phrase, such as "cat" or "a sleeping cat"')
+    masked = exchanged(backbone.readable(prompt), words[0], WORD)
+    layouts = variations(masked, backbone) if WORD in masked else (WORD,)
+    return tuple(tuple(layout.replace(WORD, word) for layout in layouts) for word in words)
 
 
-def _sentences(side: Side, backbone: Backbone) -> tuple[str, ...]:
-    """The sentences of one side of a direction."""
-    if isinstance(side, os.PathLike) or (isinstance(side, str) and side.endswith(".txt")):
+def _listed(side: Side) -> tuple[str, ...]:
+    """The sentences of a list or a file."""
+    if isinstance(side, str | os.PathLike):
         if not os.path.isfile(side):
             raise FileNotFoundError(
                 f"there is no file of sentences at {os.fspath(side)!r}; give one with a sentence per line"
@@ -137,7 +149,7 @@ def _sentences(side: Side, backbone: Backbone) -> tuple[str, ...]:
         with open(side, encoding="utf-8") as file:
             found = tuple(line.strip() for line in file if line.strip())
     else:
-        found = sentences(side, backbone) if isinstance(side, str) else tuple(side)
+        found = tuple(side)
     if not found:
         raise ValueError(f"{side!r} gives no sentence; give a word, a file with a sentence per line, or a list of them")
     return found
@@ -153,8 +165,7 @@ def _separation(source: Tensor, target: Tensor) -> float:
     """Share of the pairs of a source and a target sentence that lie in the right order along the direction.
 
     The direction of every second sentence orders the others, and the other way round, so that the order is no artefact
-    of the fit; where the sides match sentence by sentence, partners are on the same side of the fold. NaN for fewer
-    than two sentences a side.
+    of the fit; where the sides match sentence by sentence, partners are on the same side of the fold.
     """
     if min(len(source), len(target)) < 2:
         return math.nan
@@ -167,38 +178,27 @@ def _separation(source: Tensor, target: Tensor) -> float:
     return sum(shares) / 2
 
 
-# ---------------------------------------------------------------- sentences
+# ---------------------------------------------------------------- the prompt and its variations
 
 
-def sentences(phrase: str, backbone: Backbone) -> tuple[str, ...]:
-    """Sentences about a word or phrase, always the same and in the same order; the two sides of a direction match
-    sentence by sentence.
-
-    A model that knows few words has sentences of its own (see `ModelSettings`).
-
-    Raises:
-        ValueError: for an empty phrase.
-    """
-    phrase = " ".join(phrase.split())
-    if not phrase:
-        raise ValueError('the phrase is empty; give a word or a phrase, such as "cat" or "a sleeping cat"')
-    if backbone.settings.sentences:
-        return _own_sentences(phrase, backbone.settings)
-    named = phrase if phrase.split()[0].lower() in DETERMINERS else _with_article(phrase)
-    return tuple(f"{frame.format(named)} {setting}".strip() for setting in SETTINGS for frame in FRAMES)
+def is_word(side: Side) -> bool:
+    """Whether a side of a direction is a word or phrase, not sentences or their file."""
+    return isinstance(side, str) and not side.endswith(".txt")
 
 
-def _own_sentences(phrase: str, settings: ModelSettings) -> tuple[str, ...]:
-    """The model's sentences about a phrase, whose own colour takes the place of the one that a sentence names."""
-    words = phrase.split()
-    words = words[words[0].lower() in ("a", "an", "the") and len(words) > 1 :]
-    phrase = " ".join(words)
-    if set(words) & set(settings.colours):
-        found = [_with_article(phrase) + template.split("{}", 1)[1] for template in settings.sentences]
-    else:
-        found = [template.format(phrase) for template in settings.sentences]
-    return tuple(dict.fromkeys(found))
+def exchanged(prompt: str, source: str, target: str) -> str:
+    """The prompt with the first occurrence of a word or phrase exchanged for another; as it is without one."""
+    found = occurrences(source, prompt)
+    return f"{prompt[: found[0][0]]}{target}{prompt[found[0][1] :]}" if found else prompt
 
 
-def _with_article(phrase: str) -> str:
-    return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
+def variations(prompt: str, backbone: Backbone) -> tuple[str, ...]:
+    """The prompt first, then up to `MOST` - 1 in which two words of equally many tokens stand in each other's place, so
+    that all other words stay where they are."""
+    places = [match.span() for match in re.finditer(r"\w+", prompt)]
+    lengths = {(a, b): len(tokenize(prompt[a:b], backbone.tokenizer).ids) for a, b in places}
+    pairs = [(one, other) for one, other in itertools.combinations(places, 2) if lengths[one] == lengths[other]]
+    found = dict.fromkeys(
+        [prompt, *(prompt[:a] + prompt[c:d] + prompt[b:c] + prompt[a:b] + prompt[d:] for (a, b), (c, d) in pairs)]
+    )
+    return tuple(found)[:: -(-len(found) // MOST)]

@@ -7,9 +7,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,11 +19,13 @@ from nmg import rows
 from nmg.attention import Attend, Site, probabilities
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
-from nmg.editors.directions import EditDirection, Side
+from nmg.editors.directions import EditDirection, Side, exchanged, is_word
 from nmg.levels import Step
 from nmg.run import Asked, Run
 from nmg.types import Doubled, Heads, Latents, TextEmbeddings
 
+FITS = 0.5
+"""Cosine to the move from the source prompt to the target prompt from which on a direction is said to fit."""
 Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
 
 
@@ -38,9 +39,11 @@ class Pix2PixZero(Editor):
     is used, as in Noise Map Guidance's code: the source row then follows its prompt alone, at every text scale.
 
     Args:
-        direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes. The
-            only target then needs no prompt; one that is given is only a name, and a warning says so. Without a
-            direction, targets follow their own prompts: the direction is the difference of two prompts' embeddings.
+        direction: an `EditDirection`, the path of a saved one, or the two sides that `EditDirection.between` takes: two
+            words, of which the source prompt holds the first, fit it best. The only target then needs no prompt; one
+            that is given is only a name, and a warning says so. Another warning says where the direction does not fit
+            the source prompt. Without a direction, targets follow their own prompts: the direction is the difference of
+            two prompts' embeddings.
         amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for
             none.
 
@@ -72,7 +75,7 @@ class Pix2PixZero(Editor):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a direction that can't be found or does not fit."""
-        self.resolved(backbone, len(request.prompts) - 1)
+        self.resolved(backbone, request.prompts)
 
     def negative(self, source: str) -> str:
         return source
@@ -82,45 +85,57 @@ class Pix2PixZero(Editor):
         if self.direction is None:
             return ()
         if words := self._words():
-            source = re.sub(rf"\b{re.escape(words[0])}\b", lambda match: words[1], source, count=1)
+            source = exchanged(source, *words)
         return (source or "edited",)
 
     def _words(self) -> tuple[str, str] | None:
         """The direction's two words or phrases, if it is two."""
         sides = self.direction if isinstance(self.direction, tuple | list) else ()
-        named = [side for side in sides if isinstance(side, str)]
+        named = [str(side) for side in sides if is_word(side)]
         return (named[0], named[1]) if len(named) == 2 else None
 
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        move = self.resolved(run.backbone, len(run.prompts) - 1)
-        if move is None:
+        direction = self.resolved(run.backbone, run.prompts)
+        if direction is None:
             return _Running(self, run.text)
-        own = self.targets(run.prompts[0])
-        if self._words() and run.prompts[1:] != own:
-            warnings.warn(
-                f"pix2pix-zero edits along its direction, to {own[0]!r}; the target prompt {run.prompts[1]!r} is only "
-                "a name: leave it out, or leave the direction out to follow the prompt",
-                stacklevel=2,
-            )
         source = rows.source(run.text)
-        return _Running(self, rows.with_targets(source + move.embedding.to(source), run.text))
+        for warning in self._misfits(direction, run.prompts, rows.targets(run.text) - source):
+            warnings.warn(warning, stacklevel=2)
+        return _Running(self, rows.with_targets(source + direction.embedding.to(source), run.text))
 
-    def resolved(self, backbone: Backbone, targets: int = 1) -> EditDirection | None:
-        """The direction, or None where targets follow their prompts."""
+    def _misfits(self, direction: EditDirection, prompts: tuple[str, ...], move: TextEmbeddings) -> Iterator[str]:
+        """What to say of a direction that is not the move from the source prompt to the target prompt."""
+        source, target = prompts
+        (own,), words = self.targets(source), self._words()
+        if words and own == source:
+            yield f"the source prompt {source!r} does not hold {words[0]!r}, so that its direction fits it badly"
+        if words and target != own:
+            yield (
+                f"pix2pix-zero edits along its direction, to {own!r}; the target prompt {target!r} is only a name: "
+                "leave it out, or leave the direction out to follow the prompt"
+            )
+        elif not words and (fit := direction.fit(move)) < FITS:
+            yield (
+                f"the direction leads elsewhere than from {source!r} to {target!r} (cosine {fit:.2f}): give two words, "
+                "such as direction=('cat', 'dog'), or leave it out to follow the target prompt"
+            )
+
+    def resolved(self, backbone: Backbone, prompts: Sequence[str] = ("", "")) -> EditDirection | None:
+        """The direction for a source prompt and its targets, or None where targets follow their prompts."""
         if self.direction is None:
             return None
-        if targets > 1:
+        if len(prompts) > 2:
             raise ValueError(
-                f"Pix2PixZero: one direction gives one picture, and there are {targets} targets; give one target, or "
-                "leave the direction out, so that each follows its own prompt"
+                f"Pix2PixZero: one direction gives one picture, and there are {len(prompts) - 1} targets; give one "
+                "target, or leave the direction out, so that each follows its own prompt"
             )
         direction = self.opened().direction
         if isinstance(direction, EditDirection):
             found = direction
         else:
-            found = EditDirection.between(backbone, *direction)
+            found = EditDirection.between(backbone, *direction, prompt=prompts[0])
         expected = backbone.text([""]).shape[1:]
         if found.embedding.shape[1:] != expected:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nmg.menagerie.scene import COLOURS, FACTORS, Scene
+from nmg.menagerie.scene import FACTORS, Scene
 
 MAX_TOKENS = 24
 """Length of the bundled text encoder, begin and end tokens included."""
@@ -59,23 +59,6 @@ def article(word: str) -> str:
 def prompt_pair(scene: Scene, **changes: object) -> tuple[str, str]:
     """Source and target prompt of the edit `scene.edit(**changes)`, in canonical wording."""
     return caption(scene), caption(scene.edit(**changes))
-
-
-def about(phrase: str, count: int = 64) -> tuple[str, ...]:
-    """Sentences of this world about a creature, such as "dog", "blue dog" or "a smiling dog", in `count` scenes.
-
-    The scenes' colours are named unless the phrase names one.
-    """
-    words = phrase.split()
-    words = words[words[0].lower() in ("a", "an", "the") and len(words) > 1 :]
-    coloured = any(word in COLOURS for word in words)
-    found = []
-    for seed in range(count):
-        scene = Scene.sample(seed, kind="cat", mouth="plain", glasses=False)
-        named = words if coloured else [scene.colour, *words]
-        rest = caption(scene).split(f"{scene.colour} cat", 1)[1]
-        found.append(f"{article(named[0])} {' '.join(named)}{rest}")
-    return tuple(dict.fromkeys(found))
 
 
 def vocabulary() -> list[str]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nmg.menagerie.captions import about, vocabulary
+from nmg.menagerie.captions import vocabulary
 from nmg.menagerie.networks import FactorClassifier
-from nmg.menagerie.scene import COLOURS
 
 NAME = "menagerie"
 """What the bundled model is called on the command line, in recipes and in trajectories."""
@@ -29,8 +28,7 @@ def settings(**scales: float) -> dict[str, Any]:
     Args:
         scales: of noise map guidance that suit it.
     """
-    own: dict[str, Any] = {"sentences": about("{}"), "colours": tuple(COLOURS), "words": vocabulary()}
-    return {"name": NAME, "profile": NAME, **scales, **own}
+    return {"name": NAME, "profile": NAME, **scales, "words": vocabulary()}
 
 
 def constant(tensors: dict[str, Tensor]) -> list[str]:

@@ -3,8 +3,7 @@ import json
 import pytest
 
 from nmg.backbones import Backbone, ModelSettings, settings_of
-from nmg.editors.directions import sentences
-from nmg.menagerie import captions, model
+from nmg.menagerie import model
 from nmg.pipelines import load
 
 
@@ -20,9 +19,9 @@ def test_the_bundled_model_has_the_same_settings_by_name_by_folder_and_wrapped()
     assert settings_of(Backbone(pipe)) == Backbone(pipe).settings == settings_of(pipe)
 
 
-@pytest.mark.parametrize("phrase", ["cat", "an orange cat", "blue dog", "a smiling dog", "the fox", "Two cats", "gray"])
-def test_its_sentences_are_its_worlds_captions(phrase):
-    assert sentences(phrase, Backbone(load("menagerie"))) == captions.about(phrase)
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / "nmg.json").write_text('{"text_scale": 3.0, "sentences": ["a {}"], "colours": ["red"]}')
+    assert ModelSettings.read(str(tmp_path)) == ModelSettings(text_scale=3.0)
 
 
 def test_another_model_has_the_papers_settings(sd_shaped, build):

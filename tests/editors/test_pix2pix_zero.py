@@ -10,10 +10,10 @@ from torch.testing import assert_close
 import nmg
 import nmg.editors.pix2pix_zero as pix2pix_zero
 from nmg import CFG, Backbone, EditDirection, Editor, NoiseMap, Pix2PixZero, denoise, edit, invert, prepare
+from nmg.alignment import find, tokenize
 from nmg.attention import probabilities
 from nmg.editors import directions
-from nmg.editors.directions import DETERMINERS, sentences
-from nmg.menagerie import captions
+from nmg.editors.directions import MOST, exchanged, variations
 
 SOURCE = "a red cat sitting in the forest, front view"
 BLUE, DOG, SMILING = (
@@ -412,46 +412,75 @@ def test_one_sentence_tells_nothing_of_the_separation(backbone):
 
 @pytest.mark.parametrize(("source", "target"), [("cat", "dog"), ("dog", "car"), ("car", "fox")])
 def test_the_bundled_model_tells_its_creatures_apart(bundled, source, target):
-    assert EditDirection.between(bundled, source, target).separation > 0.9
+    prompt = f"a red {source} sitting in the forest, front view"
+    assert EditDirection.between(bundled, source, target, prompt).separation > 0.9
 
 
-def test_two_halves_of_the_same_sentences_are_not_told_apart(bundled):
-    found, chances = captions.about("cat"), []
-    for seed in range(8):
-        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
-        halves = [[found[i] for i in order[start::2]] for start in (0, 1)]
-        chances.append(EditDirection.between(bundled, *halves).separation)
-    assert abs(sum(chances) / 8 - 0.5) < 0.2
-
-
-# ---------------------------------------------------------------- templates
+# ---------------------------------------------------------------- the prompt's own layout
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("cat", "owl"), ("sleeping cat", "dog"), ("my cat", "your dog"), ("a cat", "the cats")]
+    "prompt",
+    [SOURCE, "a photo of a cat", "my cat, asleep on two red books", "Cat", " ".join(["cat", *"abcdefghijklm"])],
 )
-def test_templates_give_many_sentences_that_match_side_by_side(sd_shaped, source, target):
-    first, second = (sentences(phrase, Backbone(sd_shaped)) for phrase in (source, target))
-    assert len(first) == len(set(first)) >= 50
-    named = [
-        phrase if phrase.split()[0] in DETERMINERS else {"owl": "an owl"}.get(phrase, f"a {phrase}")
-        for phrase in (source, target)
-    ]
-    assert [sentence.replace(*named) for sentence in first] == list(second)
-    assert first == sentences(f"  {source.replace(' ', '  ')} ", Backbone(sd_shaped))
+def test_variations_keep_the_word_where_it_stands(sd_shaped, prompt):
+    backbone = Backbone(sd_shaped)
+    direction = EditDirection.between(backbone, "cat", "dog", prompt)
+    assert 1 <= len(direction.source) == len(set(direction.source)) <= MOST
+    assert direction.source[0] == prompt.replace("Cat", "cat")
+    places = {tuple(find("cat", tokenize(sentence, backbone.tokenizer))) for sentence in direction.source}
+    lengths = {len(tokenize(sentence, backbone.tokenizer).ids) for sentence in direction.source}
+    words = {tuple(sorted(sentence.replace(",", "").split())) for sentence in direction.source}
+    assert len(places) == len(lengths) == len(words) == 1
+    assert [sentence.replace("cat", "dog") for sentence in direction.source] == list(direction.target)
 
 
-def test_the_bundled_model_gets_sentences_of_its_own_world(bundled):
-    cats, dogs = (sentences(phrase, bundled) for phrase in ("cat", "smiling dog"))
-    assert len(cats) == len(set(cats)) >= 50
-    assert [sentence.replace(" cat", " smiling dog") for sentence in cats] == list(dogs)
-    assert bundled.settings.unknown_words((*cats, *dogs)) is None
-    bundled.check(dogs)
+def test_only_words_of_equally_many_tokens_change_places(sd_shaped):
+    backbone = Backbone(sd_shaped)
+    counts = {word: len(tokenize(word, backbone.tokenizer).ids) for word in ("a", "red", "leopard")}
+    assert counts["a"] == counts["red"] < counts["leopard"]
+    assert variations("a red leopard", backbone) == ("a red leopard", "red a leopard")
 
 
-def test_phrases_give_the_directions_of_their_sentences(bundled):
-    spelled = EditDirection.between(bundled, sentences("cat", bundled), sentences("dog", bundled))
-    assert EditDirection.between(bundled, "cat", "dog") is spelled
+@pytest.mark.parametrize(("source", "target"), [("cat", "dog"), ("a red cat", "a blue dog"), ("CAT", "sleeping dog")])
+def test_words_give_the_move_of_the_prompt_itself(bundled, source, target):
+    direction, prompts = (
+        EditDirection.between(bundled, source, target, SOURCE),
+        [SOURCE, exchanged(SOURCE, source, target)],
+    )
+    here, there = bundled.text(prompts).split(1)
+    assert direction.fit(there - here) > 0.9 and direction.fit(here - there) < -0.9
+    assert math.isnan(direction.fit(here - here))
+
+
+def test_a_prompt_of_one_word_gives_exactly_its_move(backbone):
+    here, there = backbone.text(["cat", "dog"]).split(1)
+    assert_close(EditDirection.between(backbone, "cat", "dog", "cat").embedding, there - here)
+
+
+def test_sentences_of_any_layout_fit_a_prompt_less(bundled):
+    here, there = bundled.text([SOURCE, DOG]).split(1)
+    published = EditDirection.between(bundled, CATS, DOGS)
+    assert published.fit(there - here) < EditDirection.between(bundled, "cat", "dog", SOURCE).fit(there - here)
+
+
+def test_the_editor_finds_the_direction_of_its_source_prompt(bundled):
+    resolved = Pix2PixZero(("cat", "dog")).resolved(bundled, (SOURCE, "edited"))
+    assert resolved is EditDirection.between(bundled, "cat", "dog", SOURCE)
+
+
+def test_a_direction_from_a_word_that_the_prompt_does_not_hold_warns(sample, recwarn):
+    sample((SOURCE,), editor=Pix2PixZero(("owl", "dog")))
+    assert [f"{SOURCE!r} does not hold 'owl'" in str(warning.message) for warning in recwarn] == [True]
+
+
+def test_a_direction_to_elsewhere_warns_where_the_target_is_named(sample, backbone, recwarn):
+    away = EditDirection.between(backbone, [DOG], [SOURCE])
+    sample((SOURCE,), editor=Pix2PixZero(away))
+    sample((DOG,), editor=Pix2PixZero(EditDirection.between(backbone, [SOURCE], [DOG])))
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"leads elsewhere than from .* \(cosine -1\.00\): give two words"):
+        sample((DOG,), editor=Pix2PixZero(away))
 
 
 # ---------------------------------------------------------------- errors
@@ -482,10 +511,11 @@ def test_a_direction_has_two_sides(sides, unchecked):
 @pytest.mark.parametrize(
     ("sides", "error", "message"),
     [
-        (("cat", "cat"), ValueError, "from 'cat' to 'cat' leads nowhere"),
+        (("cat", "cat", SOURCE), ValueError, "from 'cat' to 'cat' leads nowhere"),
         ((CATS, list(CATS)), ValueError, "leads nowhere; give two different contents"),
         (("", "dog"), ValueError, "the phrase is empty; give a word or a phrase"),
         (("cat", "  "), ValueError, "the phrase is empty"),
+        (("cat", DOGS), ValueError, "words on one side only; give two words, or two lists"),
         (([], DOGS), ValueError, r"\[\] gives no sentence"),
         (("empty.txt", DOGS), ValueError, r"'empty\.txt' gives no sentence; give a word, a file with a sentence"),
         (("none.txt", DOGS), FileNotFoundError, r"no file of sentences at 'none\.txt'; give one"),
