@@ -1,18 +1,22 @@
 """Attention hooks that live exactly as long as one network call.
 
-`attending(unet, attend)` lets a function compute the attention of every layer, and puts the
-network's own processors back when the block ends, whatever ends it.
+Every attention that matters calls `scaled_dot_product_attention` inside a module of its own. `attending(network,
+attend)` names that module while it runs, and lets a function compute what is called there, until the block ends,
+whatever ends it.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nmg.threads import alone_with
@@ -40,8 +44,6 @@ Attend = Callable[[Site, Heads, Heads, Heads], Heads | None]
 """Computes a layer's output from queries, keys and values, each [rows, heads, positions, dim];
 None leaves the layer to the library's fused attention."""
 
-_STOCK = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "FusedAttnProcessor2_0"}
-
 
 def probabilities(q: Heads, k: Heads) -> Probabilities:
     """softmax(q kᵀ / √dim), in fp32 inside whatever the dtype."""
@@ -51,7 +53,7 @@ def probabilities(q: Heads, k: Heads) -> Probabilities:
 
 def attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Fused attention; no matrix of probabilities is stored."""
-    return F.scaled_dot_product_attention(q, k, v)
+    return _plain(q, k, v)
 
 
 def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int]:
@@ -68,32 +70,38 @@ def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int
     return height, width
 
 
-def sites(unet: Any) -> dict[str, Site]:
-    """Every attention layer of a diffusers UNet by processor name, in the order they run.
+def sites(network: Any) -> dict[str, Site]:
+    """Every attention layer of a diffusers network by its path, in the order they run.
 
     Raises:
-        TypeError: if the network is not a UNet with attention, or carries processors that a hook would bypass.
+        TypeError: if the network has no attention, or a layer has a processor with weights of its own, which adds
+            attention that an edit would bypass.
     """
-    with alone_with(unet):
-        processors = getattr(unet, "attn_processors", None)
-    if not processors:
+    with alone_with(network):
+        layers = _layers(network)
+    if not layers:
         raise TypeError(
-            f"{type(unet).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
+            f"{type(network).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
             "whose unet is a UNet2DConditionModel"
         )
-    foreign = {type(p).__name__ for p in processors.values()} - _STOCK
+    foreign = {type(layer.processor).__name__ for layer in layers.values() if isinstance(layer.processor, nn.Module)}
     if foreign:
         raise TypeError(
-            f"the UNet carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
+            f"the network carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
             "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()"
         )
+    return dict(_ordered(tuple(layers)))
 
-    return dict(_ordered(tuple(processors)))
+
+def _layers(network: Any) -> dict[str, Any]:
+    """The modules that compute attention, by path. A compiled network holds the original."""
+    modules = getattr(network, "_orig_mod", network).named_modules()
+    return {name: module for name, module in modules if getattr(module, "processor", None) is not None}
 
 
 @functools.cache
 def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
-    """The layers of these processors in the order they run."""
+    """The layers of these paths in the order they run."""
 
     def order(name: str) -> tuple:
         place = ("down", "mid", "up").index(name.split("_", 1)[0])
@@ -101,89 +109,138 @@ def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
 
     found, counts = [], {False: 0, True: 0}
     for name in sorted(names, key=order):
-        is_cross = ".attn2." in name
-        found.append((name, Site(name.removesuffix(".processor"), name.split("_", 1)[0], is_cross, counts[is_cross])))
+        is_cross = name.endswith(".attn2")
+        found.append((name, Site(name, name.split("_", 1)[0], is_cross, counts[is_cross])))
         counts[is_cross] += 1
     return tuple(found)
 
 
+# ---------------------------------------------------------------- the hook
+
+
 @contextmanager
-def attending(unet: Any, attend: Attend | None) -> Iterator[None]:
+def attending(network: Any, attend: Attend | None) -> Iterator[None]:
     """Let `attend` compute the attention of every layer inside the block; None changes nothing.
 
-    The processors that were there before are restored when the block ends, by an exception too. Other threads that
-    enter such a block of the same network wait, so that none meets the hooks of another.
+    Queries, keys and values come as the layer has made them: projected, normalised, rotated. The hooks are gone when
+    the block ends, by an exception too. Other threads that enter such a block of the same network wait, so that none
+    meets the hooks of another. A compiled network runs uncompiled inside.
 
     Raises:
         TypeError: see `sites`.
         RuntimeError: if the network ran and no layer called the hook.
     """
-    with alone_with(unet):
+    with alone_with(network):
         if attend is None:
             yield
         else:
-            with _hooked(unet, attend):
+            with _native(network), _uncompiled(network), _hooked(network, attend):
                 yield
 
 
 @contextmanager
-def _hooked(unet: Any, attend: Attend) -> Iterator[None]:
-    calls: list[str] = []
-    saved = dict(unet.attn_processors)
-    hooks = {name: _Hook(site, attend, calls) for name, site in sites(unet).items()}
+def _hooked(network: Any, attend: Attend) -> Iterator[None]:
+    layers, calls, handles = _layers(network), [0], []
+    _install()
     try:
-        unet.set_attn_processor(hooks)
+        for name, site in sites(network).items():
+            here = _Here(site, attend, calls)
+            handles.append(layers[name].register_forward_pre_hook(functools.partial(_enter, here)))
+            handles.append(layers[name].register_forward_hook(_leave, always_call=True))
         yield
     finally:
-        unet.set_attn_processor(saved)
-    if not calls:
+        for handle in handles:
+            handle.remove()
+        # An interrupt inside a layer has left it without a word.
+        for thread, here in list(_RUNNING.items()):
+            if here.calls is calls:
+                del _RUNNING[thread]
+    if not calls[0]:
         raise RuntimeError(
             "the network ran without calling any attention hook, so nothing would have been edited; "
             "was it compiled or replaced by another module?"
         )
 
 
-class _Hook:
-    """A diffusers attention processor that asks `attend` first."""
+class _Here(NamedTuple):
+    """The layer that a thread is in, who computes its attention, and the number of calls so far."""
 
-    def __init__(self, site: Site, attend: Attend, calls: list[str]):
-        self.site, self.attend, self.calls = site, attend, calls
+    site: Site
+    attend: Attend
+    calls: list[int]
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **_):
-        self.calls.append(self.site.name)
-        residual, shape = hidden_states, hidden_states.shape
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if hidden_states.ndim == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross:
-            context = attn.norm_encoder_hidden_states(context)
 
-        q, k, v = (
-            projection(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for projection, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        )
-        q = q if getattr(attn, "norm_q", None) is None else attn.norm_q(q)
-        k = k if getattr(attn, "norm_k", None) is None else attn.norm_k(k)
-        out = self.attend(self.site, q, k, v)
-        if out is None:
-            mask = self._mask(attn, attention_mask, k.shape[2], q.shape[0])
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+_RUNNING: dict[int, _Here] = {}
+"""The layer that each thread is in. The backward pass of a checkpointed network runs its layers again in a thread of
+its own, by the same hooks."""
 
-        out = out.transpose(1, 2).flatten(2).to(q.dtype)
-        for layer in attn.to_out:
-            out = layer(out)
-        if len(shape) == 4:
-            out = out.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            out = out + residual
-        return out / attn.rescale_output_factor
 
-    @staticmethod
-    def _mask(attn, attention_mask, keys: int, rows: int):
-        if attention_mask is None:
-            return None
-        return attn.prepare_attention_mask(attention_mask, keys, rows).unflatten(0, (rows, attn.heads))
+def _enter(here: _Here, *_: Any) -> None:
+    _RUNNING[threading.get_ident()] = here
+
+
+def _leave(*_: Any) -> None:
+    _RUNNING.pop(threading.get_ident(), None)
+
+
+_plain = F.scaled_dot_product_attention
+
+
+def _shim(*args: Any, **options: Any) -> Any:
+    """`scaled_dot_product_attention`, unless the calling thread is in a layer that is hooked."""
+    if not _RUNNING or (here := _RUNNING.pop(threading.get_ident(), None)) is None:
+        return _plain(*args, **options)
+    # Inside `attend`, and until it is done, attention is the plain one.
+    here.calls[0] += 1
+    q, k, v = (*args, *(options[name] for name in ("query", "key", "value") if name in options))[:3]
+    out = here.attend(here.site, q, k, v)
+    _RUNNING[threading.get_ident()] = here
+    return _plain(*args, **options) if out is None else out.to(q.dtype)
+
+
+def _install() -> None:
+    """Put the shim in place, once and for good: a second network in another thread needs it, too."""
+    if F.scaled_dot_product_attention is not _shim:
+        F.scaled_dot_product_attention = functools.wraps(_plain)(_shim)
+
+
+_OLD = {"AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor"}
+"""Processors that compute plain attention by other means."""
+
+
+@contextmanager
+def _native(network: Any) -> Iterator[None]:
+    """Inside the block, every layer calls `scaled_dot_product_attention`, whatever was chosen to be faster."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    layers = _layers(network).values()
+    old = [(layer, layer.processor) for layer in layers if type(layer.processor).__name__ in _OLD]
+    chosen = [(p, b) for layer in layers if (b := getattr(p := layer.processor, "_attention_backend", None))]
+    try:
+        for layer, _ in old:
+            layer.processor = AttnProcessor2_0()
+        for processor, _ in chosen:
+            processor._attention_backend = None
+        with _native_backend():
+            yield
+    finally:
+        for layer, processor in old:
+            layer.processor = processor
+        for processor, backend in chosen:
+            processor._attention_backend = backend
+
+
+def _native_backend() -> AbstractContextManager:
+    try:
+        from diffusers.models.attention_dispatch import attention_backend
+    except ImportError:
+        # Before release 0.35 there is no other.
+        return nullcontext()
+    return attention_backend("native")
+
+
+def _uncompiled(network: Any) -> AbstractContextManager:
+    """A compiled graph does not see hooks that come and go."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    compiled = hasattr(network, "_orig_mod") or any(module._compiled_call_impl for module in network.modules())
+    return stance("force_eager") if stance and compiled else nullcontext()

@@ -1,4 +1,5 @@
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from nmg import CFG, Editor, MasaCtrl, PromptToPrompt, denoise, prepare
+from nmg import attention as attention_module
 from nmg.attention import attending, attention, probabilities, sites, spatial_size
 
 
@@ -106,20 +108,32 @@ def same_objects(first, second):
     return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
 
 
-def test_the_same_processors_come_back_after_the_block(unet, call):
-    before = dict(unet.attn_processors)
-    with attending(unet, explicit):
-        call(unet)
-        assert not any(unet.attn_processors[name] is before[name] for name in before)
-    assert same_objects(unet.attn_processors, before)
+def hooks_of(network):
+    return [
+        hook for module in network.modules() for hook in (*module._forward_pre_hooks, *module._forward_hooks)
+    ] + list(attention_module._RUNNING)
 
 
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, GeneratorExit])
-def test_the_same_processors_come_back_after_an_exception(unet, call, error):
-    before = dict(unet.attn_processors)
+def test_nothing_is_left_of_a_hook_after_an_exception(unet, call, error):
+    before, expected = dict(unet.attn_processors), call(unet)
     with pytest.raises(error), attending(unet, raising(error)):
         call(unet)
-    assert same_objects(unet.attn_processors, before)
+    assert same_objects(unet.attn_processors, before) and not hooks_of(unet)
+    assert torch.equal(call(unet), expected)
+
+
+def test_nothing_is_left_of_a_hook_after_an_interrupt_inside_a_layer(build, call):
+    unet = build().unet
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    handle = unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_v.register_forward_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt), attending(unet, explicit):
+        call(unet)
+    handle.remove()
+    assert not hooks_of(unet)
 
 
 def test_different_processors_on_different_layers_come_back(build, call):
@@ -131,9 +145,21 @@ def test_different_processors_on_different_layers_come_back(build, call):
     )
     before = dict(unet.attn_processors)
     expected = call(unet)
-    with attending(unet, explicit):
+    seen = []
+    with attending(unet, lambda site, q, k, v: seen.append(site)):
         assert_close(call(unet), expected, rtol=1e-4, atol=1e-5)
+    assert seen == list(sites(unet).values())
     assert same_objects(unet.attn_processors, before)
+
+
+def test_a_backend_that_was_chosen_is_held_back_and_restored(build, call):
+    unet, expected = build().unet, call(build().unet)
+    for layer in unet.attn_processors.values():
+        layer._attention_backend = "flash"
+    with attending(unet, explicit):
+        assert {layer._attention_backend for layer in unet.attn_processors.values()} == {None}
+        assert_close(call(unet), expected, rtol=1e-4, atol=1e-5)
+    assert {layer._attention_backend for layer in unet.attn_processors.values()} == {"flash"}
 
 
 class Everywhere(Editor):
@@ -144,14 +170,13 @@ class Everywhere(Editor):
 
 
 def test_no_hook_is_left_between_steps_nor_by_an_abandoned_iterator(backbone, trajectory):
-    before = dict(backbone.unet.attn_processors)
     run = prepare(backbone, trajectory, ["a blue cat"])
     iterator = denoise(run, CFG(), Everywhere())
     next(iterator)
-    assert same_objects(backbone.unet.attn_processors, before)
+    assert not hooks_of(backbone.unet)
     next(iterator)
     del iterator
-    assert same_objects(backbone.unet.attn_processors, before)
+    assert not hooks_of(backbone.unet)
 
 
 # ---------------------------------------------------------------- what can't be edited
@@ -213,6 +238,39 @@ def test_wrapped_projections_are_seen_by_the_hook(build, call):
     assert_close(hooked, wrapped, rtol=1e-4, atol=1e-5)
 
 
+def test_fused_projections_are_seen_by_the_hook(build, call):
+    unet = build().unet
+    unet.fuse_qkv_projections()
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            module.to_qkv.weight.data *= 1.5
+    expected = call(unet)
+    with attending(unet, explicit):
+        assert_close(call(unet), expected, rtol=1e-4, atol=1e-5)
+    unet.unfuse_qkv_projections()
+    assert (expected - call(unet)).abs().max() > 1e-3
+
+
+def test_checkpointed_layers_are_hooked_again_in_the_backward_pass(build):
+    unet = build().unet.train().requires_grad_(False)
+    x, text = torch.randn(1, 4, 8, 8), torch.randn(1, 9, unet.config.cross_attention_dim)
+
+    def gradient():
+        z = x.clone().requires_grad_()
+        with torch.enable_grad(), attending(unet, lambda site, q, k, v: attention(2 * q, k, v)):
+            return torch.autograd.grad(unet(z, 500, text).sample.square().sum(), z)[0]
+
+    expected = gradient()
+    unet.enable_gradient_checkpointing()
+    assert_close(gradient(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_attend_may_ask_for_attention_itself(unet, call):
+    with attending(unet, lambda site, q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)):
+        hooked = call(unet)
+    assert torch.equal(hooked, call(unet))
+
+
 def test_masked_tokens_stay_masked_where_the_hook_declines(build, call):
     unet, mask = build().unet, torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0, 0]] * 2)
     expected = call(unet, encoder_attention_mask=mask)
@@ -258,3 +316,26 @@ def test_threads_that_share_a_network_do_not_meet_each_others_hooks(backbone, tr
         found = list(pool.map(edited, editors))
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_networks_in_two_threads_do_not_meet_each_others_hooks(build, call):
+    hooked, plain = build().unet, build().unet
+    expected, inside, done = call(plain), threading.Event(), threading.Event()
+
+    def zeros(site, q, k, v):
+        inside.set()
+        assert done.wait(60)
+        return torch.zeros_like(q)
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def edited():
+            with attending(hooked, zeros):
+                return call(hooked)
+
+        running = pool.submit(edited)
+        assert inside.wait(60)
+        found = call(plain)
+        done.set()
+        assert (running.result() - expected).abs().max() > 1e-3
+    assert torch.equal(found, expected)
