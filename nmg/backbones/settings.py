@@ -27,6 +27,8 @@ class ModelSettings:
             (Stable Diffusion: 16×16 of 64×64).
         layout: share of the latent's side up to which self-attention holds the layout
             (Stable Diffusion: 32×32 of 64×64).
+        blend_threshold: share of an attention map's maximum from which a local blend takes a position for a word's
+            place, or "otsu" (see `nmg.LocalBlend`).
         words: all that the model has ever read, if they are few; empty for a model that knows any prompt.
     """
 
@@ -37,6 +39,7 @@ class ModelSettings:
     text_scale: float | None = None
     word_maps: float = 0.25
     layout: float = 0.5
+    blend_threshold: float | str = 0.3
     words: tuple[str, ...] = ()
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +26,8 @@ Window = float | tuple[float, float]
 """A share of the steps: until a fraction, or from one to another."""
 Words = str | Sequence[str]
 """One word or phrase, or several."""
+Threshold = float | str
+"""A share of an attention map's maximum, or "otsu"."""
 MODES = ("replace", "refine")
 
 
@@ -35,21 +38,24 @@ class LocalBlend:
     Args:
         words: for every prompt, the source's first, a word or phrase or several of them.
         subtract: likewise, words whose places are taken out of the mask.
-        threshold: share of the map's maximum above which a position belongs to the mask. A second number, if given, is
-            for the subtracted words.
+        threshold: share of the map's maximum above which a position belongs to the mask; "otsu" finds it from each map
+            itself (Otsu 1979). A second one, if given, is for the subtracted words. The model's own if not given: 0.3,
+            the paper's, for Stable Diffusion.
         start: fraction of the steps before blending begins.
     """
 
     words: Sequence[Words]
     subtract: Sequence[Words] | None = None
-    threshold: float | tuple[float, float] = 0.3
+    threshold: Threshold | tuple[Threshold, Threshold] | None = None
     start: float = 0.2
 
     def __post_init__(self) -> None:
-        thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
-        if len(thresholds) > 2 or not all(0 <= t <= 1 for t in thresholds):
+        given = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        numbers = [t for t in given if t is not None and t != "otsu"]
+        if len(given) > 2 or not all(isinstance(t, int | float) and 0 <= t <= 1 for t in numbers):
             raise ValueError(
-                f"threshold={self.threshold!r} must be a share of the maximum, 0…1, such as 0.3, or two of them"
+                f'threshold={self.threshold!r} must be a share of the maximum, 0…1, such as 0.3, or "otsu", or two of '
+                "them"
             )
         _window((self.start, 1.0), 1, "start")
 
@@ -265,7 +271,7 @@ class _Running(Editor):
 class _Blending:
     """The sum of the chosen words' attention maps so far, and the mask that it gives."""
 
-    config: LocalBlend
+    thresholds: tuple[Threshold, Threshold]
     chosen: Tensor
     subtracted: Tensor | None
     size: tuple[int, int]
@@ -275,8 +281,9 @@ class _Blending:
     @classmethod
     def prepare(cls, config: LocalBlend, tokens: Sequence[Tokens], run: Run) -> _Blending:
         device, width = run.text.device, run.text.shape[1]
+        threshold = run.backbone.settings.blend_threshold if config.threshold is None else config.threshold
         return cls(
-            config,
+            threshold if isinstance(threshold, tuple) else (threshold, threshold),
             _marked(config.words, tokens)[:, :width].to(device),
             None if config.subtract is None else _marked(config.subtract, tokens)[:, :width].to(device),
             run.backbone.word_map_size(run.latent_size),
@@ -300,8 +307,7 @@ class _Blending:
 
     def mask(self, latent_size: tuple[int, int]) -> Mask:
         """Where each row may differ from the source: the union of the source's and its own places."""
-        thresholds = self.config.threshold
-        chosen, subtracted = thresholds if isinstance(thresholds, tuple) else (thresholds, thresholds)
+        chosen, subtracted = self.thresholds
         pooled = F.max_pool2d(self.sums["chosen"], 3, stride=1, padding=1)
         mask = _above(pooled, chosen, latent_size)
         if self.subtracted is not None:
@@ -309,11 +315,23 @@ class _Blending:
         return mask
 
 
-def _above(maps: Tensor, threshold: float, size: tuple[int, int]) -> Mask:
+def _above(maps: Tensor, threshold: Threshold, size: tuple[int, int]) -> Mask:
     """Where maps reach over a share of their maximum, in the source's row or their own."""
-    grown = F.interpolate(maps, size=size)
-    above = grown / grown.amax((2, 3), keepdim=True).clamp_min(1e-12) > threshold
+    limit = otsu(maps) if threshold == "otsu" else threshold
+    above = F.interpolate(maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12), size=size) > limit
     return rows.source(above) | above
+
+
+def otsu(maps: Float[Tensor, "rows 1 height width"]) -> Float[Tensor, "rows 1 1 1"]:
+    """The share of each map's maximum that parts its values into two classes whose means lie farthest apart, each class
+    counted by its size (Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979, equation 18)."""
+    values = maps.flatten(1).sort(1).values
+    count, sums = values.shape[1], values.cumsum(1)
+    low = torch.arange(1, count, device=maps.device)
+    apart = (sums[:, -1:] - sums[:, :-1]) / (count - low) - sums[:, :-1] / low
+    best = (low * (count - low) * apart.square()).argmax(1, keepdim=True)
+    limit = (values.gather(1, best) + values.gather(1, best + 1)) / 2
+    return (limit / values[:, -1:].clamp_min(1e-12))[..., None, None]
 
 
 def _marked(words: Sequence[Words], tokens: Sequence[Tokens]) -> Tensor:

@@ -20,7 +20,21 @@ from nmg.guidance.negative_prompt import PULLS, THRESHOLDS
 from nmg.guidance.noise_map import ENERGIES, LEVELS
 from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Inversion, Regularised
 from nmg.lab.profile import MENAGERIE
-from nmg.lab.values import Choice, Direction, File, Flag, Number, Numbers, Prompt, Value, Weights, Words, size, step
+from nmg.lab.values import (
+    Choice,
+    Direction,
+    File,
+    Flag,
+    Number,
+    Numbers,
+    Prompt,
+    Value,
+    Weights,
+    Words,
+    size,
+    step,
+    threshold,
+)  # fmt: skip
 from nmg.request import Request
 
 # ---------------------------------------------------------------- the methods, by name
@@ -155,8 +169,9 @@ CONTROLS: tuple[Control, ...] = (
     Control((PromptToPrompt,), "weights", Weights(example="tiger=2, snow=0.5"),
             "strengthen or weaken a word of the target; repeatable", "word weights"),
     Control((LocalBlend,), "subtract", Words(), "words whose places are taken out of the blend", needs=("blend",)),
-    Control((LocalBlend, MasaCtrl), "threshold", Number(), "of the blend's mask, or of the foreground's",
-            needs=("blend", "words")),
+    Control((LocalBlend, MasaCtrl), "threshold", Value("F", type=threshold),
+            "of the blend's mask, a share of the maximum or otsu; or of the foreground's", needs=("blend", "words"),
+            default="the model's for a blend, 0.1 for a foreground"),
     Control((MasaCtrl,), "start_step", Number("N", high=0.98, step=0.02, type=step),
             "first step of mutual self-attention, or its share of the steps, such as 0.2", "start step"),
     Control((MasaCtrl,), "start_layer", Number("N", type=int, low=0, high=15, step=1),

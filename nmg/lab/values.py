@@ -228,6 +228,14 @@ def step(text: str) -> int | float:
         raise argparse.ArgumentTypeError(f"{text!r} must look like 4 or 0.2") from None
 
 
+def threshold(text: str) -> float | str:
+    """A share, or the word "otsu"."""
+    try:
+        return text if text == "otsu" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 0.3, or be otsu") from None
+
+
 def size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT."""
     try:

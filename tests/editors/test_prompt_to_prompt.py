@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from nmg import CFG, Backbone, Editor, LocalBlend, NoiseMap, PromptToPrompt, Trajectory, denoise, prepare, steps
 from nmg.alignment import find, refinement, replacement, replacement_by_authors, tokenize
 from nmg.attention import Site, attention
+from nmg.editors.prompt_to_prompt import otsu
 
 SOURCE = "a red cat sitting in the forest, front view"
 BLUE, DOG, SMILING = (
@@ -325,6 +326,49 @@ def test_subtracted_words_only_take_places_away(backbone, trajectory):
         masks.append(blending.mask(run.latent_size))
     plain, less = masks
     assert (plain | ~less).all() and 0 < less.sum() < plain.sum()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 5)], ids=str)
+def test_otsus_threshold_parts_the_values_best(size):
+    maps = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0)) ** 3
+    for row, share in zip(maps.flatten(1), otsu(maps).flatten(), strict=True):
+        classes = [(row[row <= cut], row[row > cut]) for cut in row.sort().values[:-1]]
+        within = [sum(len(part) * part.var(correction=0) for part in parts) for parts in classes]
+        best = classes[torch.stack(within).argmin()][1]
+        assert torch.equal(row > share * row.max(), row >= best.min())
+
+
+@pytest.mark.parametrize("figure", [0.2, 0.5, 0.9])
+def test_otsus_threshold_keeps_a_figure_that_a_fixed_share_would_cut(figure):
+    """A figure whose map is strong in one place: a share of the maximum leaves out the rest of it."""
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    mask[..., 4:12, 5:10] = True
+    maps = 0.02 + figure * mask
+    maps[0, 0, 6, 6] = 1
+    assert torch.equal(maps / maps.amax() > otsu(maps), mask)
+
+
+@pytest.mark.parametrize(("threshold", "own"), [("otsu", 0.3), (None, "otsu"), (("otsu", 0.9), 0.3)], ids=str)
+def test_the_threshold_may_be_found_from_the_map_or_by_the_model(backbone, trajectory, monkeypatch, threshold, own):
+    monkeypatch.setattr(backbone, "settings", dataclasses.replace(backbone.settings, blend_threshold=own))
+    run = prepare(backbone, trajectory, [BLUE])
+    blending = PromptToPrompt(local_blend=LocalBlend(["cat", "cat"], threshold=threshold)).prepare(run).blending
+    blending.add(torch.rand(2, 2, 64, 24, generator=torch.Generator().manual_seed(0)))
+    pooled = torch.nn.functional.max_pool2d(blending.sums["chosen"], 3, 1, 1)
+    above = pooled > otsu(pooled) * pooled.amax((2, 3), keepdim=True)
+    small = blending.mask(tuple(above.shape[2:]))
+    assert torch.equal(small, above[:1] | above) and 0 < small.float().mean() < 1
+
+
+def test_without_a_threshold_it_is_the_papers(backbone, trajectory):
+    blend = PromptToPrompt(local_blend=LocalBlend(["cat", "cat"]))
+    assert blend.prepare(prepare(backbone, trajectory, [BLUE])).blending.thresholds == (0.3, 0.3)
+
+
+@pytest.mark.parametrize("threshold", [1.5, "half", (0.1, -0.2)], ids=str)
+def test_a_threshold_that_is_no_share_is_refused(threshold):
+    with pytest.raises(ValueError, match=r'must be a share of the maximum, 0…1, such as 0\.3, or "otsu"'):
+        LocalBlend(["cat", "cat"], threshold=threshold)
 
 
 def test_blending_starts_with_its_step(backbone, trajectory):

@@ -90,6 +90,11 @@ def test_every_row_is_a_field_and_has_a_name_of_its_own():
         ),
         (
             "editor",
+            "prompt-to-prompt --blend cat fox --threshold otsu",
+            nmg.PromptToPrompt(local_blend=nmg.LocalBlend(("cat", "fox"), threshold="otsu")),
+        ),
+        (
+            "editor",
             "masactrl --start-step 0.2 --start-layer 2 --words cat fox --threshold 0.4",
             nmg.MasaCtrl(0.2, 2, words=("cat", "fox"), threshold=0.4),
         ),
