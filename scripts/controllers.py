@@ -98,7 +98,7 @@ class WordSwap(Controller):
             active=editor.schedule([target], count)[:, 0].to(device),
             self_steps=range(*(int(share * count) for share in window)),
             marks=_marks(blend, tokens).to(device) if editor.local_blend else None,
-            threshold=blend.threshold,
+            threshold=0.3 if blend.threshold is None else blend.threshold,
             blend_from=int(blend.start * count),
             largest=backbone.layout_positions(size),
             watched=backbone.word_map_size(size),
