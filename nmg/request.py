@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 from nmg import editors, guidance, inversion, levels
 from nmg.backbones import Backbone
 from nmg.editors import PromptToPrompt
+from nmg.files import keep
 from nmg.guidance import default_guidance
 from nmg.inversion import DDIM, Trajectory
 from nmg.inversion.run import check
@@ -190,15 +191,18 @@ class Request:
                 f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
             ) from error
 
-    def save(self, picture: Image.Image, path: str | os.PathLike) -> Path:
-        """Write a picture as PNG with this request in it."""
-        path = Path(path)
+    def save(self, picture: Image.Image, path: str | os.PathLike, over: bool = True) -> Path:
+        """Write a picture as PNG with this request in it.
+
+        Args:
+            over: whether a file at `path` is replaced; if not, the next free number is added to the name.
+
+        Returns:
+            Where it lies.
+        """
         chunk = PngImagePlugin.PngInfo()
         chunk.add_itxt(KEY, self.to_json())
-        part = path.with_name(f"{path.name}.part")
-        picture.save(part, format="PNG", pnginfo=chunk)
-        os.replace(part, path)
-        return path
+        return keep(Path(path), lambda part: picture.save(part, format="PNG", pnginfo=chunk), over)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Request:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import nmg
-from nmg import images
+from nmg import files, images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.guidance import CFG
@@ -44,7 +44,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
 
     The model is small: one process per core, one thread each, is faster than many threads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     workers = min(os.cpu_count() or 1, len(EXAMPLES))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
@@ -73,8 +73,7 @@ def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, 
     notes = [
         ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
     ]
-    figures.save(figures.sheet(pictures, heads, names, notes, title), path)
-    return path
+    return figures.save(figures.sheet(pictures, heads, names, notes, title), path, over=False)
 
 
 @functools.cache
