@@ -22,9 +22,10 @@ from nmg import editors, guidance, inversion, levels
 from nmg.backbones import Backbone
 from nmg.editors import PromptToPrompt
 from nmg.files import keep
-from nmg.guidance import default_guidance
+from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import DDIM, Trajectory
 from nmg.inversion.run import check
+from nmg.run import PUBLISHED_STEPS
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
@@ -245,10 +246,16 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of version 0.1.0 in today's form; its noise-map steps had no bound."""
+    """A recipe of version 0.1.0 in today's form: its noise-map steps had no bound, and what acts in each step did not
+    count by 50 steps."""
+    longer = PUBLISHED_STEPS / values["steps"]
     for method in (values["guidance"], *values["guidance"].get("parts", ())):
         if method["method"] == "NoiseMap":
+            scale = method.get("noise_map_scale", NoiseMap.noise_map_scale)
+            method["noise_map_scale"] = [s * longer for s in scale] if isinstance(scale, list) else scale * longer
             method.setdefault("bound", None)
+        if method["method"] == "ProxNegativePrompt":
+            method["rate"] = 1 - (1 - method.get("rate", ProxNegativePrompt.rate)) ** (1 / longer)
     return {
         **{"inversion": packed(DDIM()), "convention": "aligned", "offset": None, "negative": "", "row": 1},
         **{name: value for name, value in values.items() if name not in ("width", "height")},

@@ -48,6 +48,8 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
         eps = run.eps(doubled, step, text, editor.attend(run, step), copies, editor.source_noise(run, step))
+        if (known := guidance.null_noise(run, step)) is not None:
+            eps = rows.with_null_source(known, eps)
 
         # One DDIM step.
         x = run.down(rows.halves(doubled)[0], guidance.combine(run, step, eps), step)

@@ -90,7 +90,7 @@ class _Sampler:
             eps = self.backbone.eps(z, step, self.null[:1], by_matrix)
             energy = ENERGIES[self.guidance.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
             (gradient,) = torch.autograd.grad(energy / REFERENCE_ELEMENTS, z)
-        guided = eps + self.guidance.strength(step) * (1 - step.alpha) ** 0.5 * gradient
+        guided = eps + self.guidance.strength(step, len(self.trajectory.steps)) * (1 - step.alpha) ** 0.5 * gradient
         return transfer(source, guided, step.alpha, step.alpha_prev)
 
     def down(self, step: Step, x: Tensor, eps: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ def gradient_of(guidance, run, step, x):
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):
     guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70, bound=None), run.steps[1], noise(3, 4, 16, 16)
     gradient, eps = gradient_of(guidance, run, step, x), run.eps(x[:1], step, run.null[:1])
-    expected = transfer(x[:1], eps + 3 * 70 * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
+    strength = 3 * 70 * len(run.steps) / 50
+    expected = transfer(x[:1], eps + strength * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
     assert_close(guidance.steer(run, step, x)[:1], expected)
 
 
