@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from nmg import editors, guidance, inversion, levels
 from nmg.backbones import Backbone
-from nmg.editors import PromptToPrompt
+from nmg.editors import Pix2PixZero, PromptToPrompt
 from nmg.files import keep
 from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import DDIM, Trajectory
@@ -187,7 +187,7 @@ class Request:
             methods = {name: unpacked(values[name], kinds) for name, kinds in METHODS.items() if values.get(name)}
             size = None if values["size"] is None else tuple(values["size"])
             return cls(**values | methods | {"targets": tuple(values["targets"]), "size": size})
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ZeroDivisionError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
             ) from error
@@ -248,19 +248,25 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
     """A recipe of version 0.1.0 in today's form: its noise-map steps had no bound, and what acts in each step did not
     count by 50 steps."""
-    longer = PUBLISHED_STEPS / values["steps"]
-    for method in (values["guidance"], *values["guidance"].get("parts", ())):
-        if method["method"] == "NoiseMap":
-            scale = method.get("noise_map_scale", NoiseMap.noise_map_scale)
-            method["noise_map_scale"] = [s * longer for s in scale] if isinstance(scale, list) else scale * longer
-            method.setdefault("bound", None)
-        if method["method"] == "ProxNegativePrompt":
-            method["rate"] = 1 - (1 - method.get("rate", ProxNegativePrompt.rate)) ** (1 / longer)
+    for method in (values["guidance"], *values["guidance"].get("parts", ()), values["editor"]):
+        _count_by_50(method, PUBLISHED_STEPS / values["steps"])
     return {
         **{"inversion": packed(DDIM()), "convention": "aligned", "offset": None, "negative": "", "row": 1},
         **{name: value for name, value in values.items() if name not in ("width", "height")},
         "size": (values["width"], values["height"]),
     }
+
+
+def _count_by_50(method: dict[str, Any], longer: float) -> None:
+    """Change the settings of a method that acted in each step, each `longer` than one of 50, to act as they did."""
+    if method["method"] == "NoiseMap":
+        scale = method.get("noise_map_scale", NoiseMap.noise_map_scale)
+        method["noise_map_scale"] = [s * longer for s in scale] if isinstance(scale, list) else scale * longer
+        method.setdefault("bound", None)
+    if method["method"] == "ProxNegativePrompt":
+        method["rate"] = 1 - (1 - method.get("rate", ProxNegativePrompt.rate)) ** (1 / longer)
+    if method["method"] == "Pix2PixZero":
+        method["amount"] = method.get("amount", Pix2PixZero.amount) / longer
 
 
 def digest(picture: Image.Image) -> str:

@@ -289,7 +289,8 @@ def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
     guidance = CFG(text_scale_of(case)) if plain else guidance_of(case, run)
     verdict.close("edit_direction", t["target_embeds"] - t["source_embeds"], SINGLE)
     direction = EditDirection(t["edit_direction"], ("source",), ("target",), 1.0)
-    editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"])
+    # The authors' amount is that of each step, whatever their number.
+    editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"] * len(run.steps) / PUBLISHED_STEPS)
     steered: list[Tensor] = []
     with watched() as (transfers, _), pytest.MonkeyPatch.context() as patch:
         steer = pix2pix_zero._Running.steer

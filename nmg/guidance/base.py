@@ -83,8 +83,8 @@ class Guidance:
     def copies(self, run: Run, step: Step) -> rows.Copies:
         """The copies of the source row that the network must see; called after `steer`.
 
-        By default both, or one where they read the same text or the null copy's noise is known. A guidance whose `correct` sets the source row, whatever
-        the step gave, returns "none".
+        By default both, or one where they read the same text or the null copy's noise is known. A guidance whose
+        `correct` sets the source row, whatever the step gave, returns "none".
         """
         if self.null_noise(run, step) is not None:
             return "text"

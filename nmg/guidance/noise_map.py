@@ -110,7 +110,9 @@ class NoiseMap(Guidance):
         """
         made = cls(**{"jacobian": False, "reuse_null": True} | settings)
         if made.bound is None:
-            raise ValueError('NoiseMap.fast() needs a bound; give bound="element" or "norm", or use NoiseMap(bound=None)')
+            raise ValueError(
+                'NoiseMap.fast() needs a bound; give bound="element" or "norm", or use NoiseMap(bound=None)'
+            )
         return made
 
     def __post_init__(self) -> None:
