@@ -88,5 +88,5 @@ def test_the_demo_draws_its_sheets(tmp_path):
     from nmg.lab.demo import demo
 
     paths = list(demo(tmp_path, steps=2))
-    assert [path.name for path in paths] == ["edits.png", "poses-and-kinds.png", "reconstructions.png"]
+    assert [path.name for path in paths] == ["edits.png", "poses-and-kinds.png", "benefit.png"]
     assert all(path.stat().st_size > 100_000 for path in paths)

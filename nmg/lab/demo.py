@@ -1,4 +1,4 @@
-"""The demonstration on held-out scenes: a sheet of edits, a sheet of reconstructions, and their figures."""
+"""The demonstration on held-out scenes: sheets of edits, and one of what guidance costs the source, with its cure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 import nmg
 from nmg import files, images
 from nmg.backbones import Backbone
-from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.lab import figures, metrics
 from nmg.lab.presets import SCENES
@@ -33,8 +32,10 @@ SHEETS = {
     "poses-and-kinds.png": {"MasaCtrl": "MasaCtrl", "Pix2PixZero": "pix2pix-zero"},
 }
 """The sheets of edits, with the editors that each shows."""
-RECONSTRUCTED = ("object swap", "face attribute", "colour change")
-"""Tasks whose sources are also reconstructed."""
+BENEFIT = ("object swap", "face attribute", "colour change")
+"""Tasks that are also shown at `STRONG`, with their reconstructions."""
+STRONG = 7.5
+"""Stable Diffusion's usual text scale, at which plain DDIM loses the source."""
 Column = list[tuple[Image.Image, float | None]]
 """Pictures of one scene from top to bottom, with their PSNR where one is measured."""
 
@@ -51,7 +52,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
         scenes = pool.map(functools.partial(_columns, steps=steps), EXAMPLES)
         columns = list(tqdm(scenes, "scenes", len(EXAMPLES)))
     heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
-    edits, rebuilt = [c[0] for c in columns], [c[1] for c in columns if c[1]]
+    edits, strong = [c[0] for c in columns], [c[1] for c in columns if c[1]]
 
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     for sheet, editors in SHEETS.items():
@@ -61,10 +62,12 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
         cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
         yield _saved(cells, own, names, title, " to the truth", folder / sheet)
 
-    heads = [head for head, column in zip(heads, columns, strict=True) if column[1]]
-    names = ["source", "autoencoder", "DDIM, scale 7.5", "NMG, scale 7.5"]
-    title = "Reconstruction after inversion, PSNR to the autoencoder's picture"
-    yield _saved(rebuilt, [head.splitlines()[0] for head in heads], names, title, "", folder / "reconstructions.png")
+    rows = [head for head, column in zip(heads, columns, strict=True) if column[1]]
+    pair = ("reconstruction", "edit")
+    heads = ["source", *(f"{name}\n{of}" for name in ("plain DDIM", "NMG") for of in pair), "truth"]
+    title = f"Text scale {STRONG:g}, {steps} steps; reconstructions to the autoencoder's picture, edits to the truth"
+    cells = [[column[c] for column in strong] for c in range(len(heads))]
+    yield _saved(cells, heads, rows, title, "", folder / "benefit.png")
 
 
 def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
@@ -84,7 +87,7 @@ def _backbone() -> Backbone:
 
 
 def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Column, Column]:
-    """One scene's edits, and its reconstructions if it is among those shown; measured pictures with their PSNR."""
+    """One scene's edits, and what `STRONG` makes of it if its task is among `BENEFIT`; measured pictures with PSNR."""
     name, scene, change = example
     backbone = _backbone()
     source, target = prompt_pair(scene, **change)
@@ -98,14 +101,16 @@ def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Co
         picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
         edits.append((picture, _psnr(picture, images.to_tensor(truth))))
     edits.append((truth, None))
-    if name not in RECONSTRUCTED:
+    if name not in BENEFIT:
         return edits, []
 
-    rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
-    for guidance in (CFG(7.5), MENAGERIE.guidance(text_scale=7.5)):
-        picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
-        rows.append((picture, _psnr(picture, rebuilt)))
-    return edits, rows
+    strong: Column = [(original, None)]
+    for guidance in (CFG(STRONG), MENAGERIE.guidance(text_scale=STRONG)):
+        options = {"guidance": guidance, "editor": SCENES[name], "progress": False}
+        result = nmg.edit(backbone, trajectory, targets=[target], **options)
+        strong.append((result.reconstruction, _psnr(result.reconstruction, rebuilt)))
+        strong.append((result.pictures[0], _psnr(result.pictures[0], images.to_tensor(truth))))
+    return edits, [*strong, (truth, None)]
 
 
 def _psnr(picture: Image.Image, truth: Tensor) -> float:
