@@ -120,6 +120,10 @@ class PromptToPrompt(Editor):
                 if words is not None:
                     _marked(words, tokens)
 
+    @property
+    def edits_alone(self) -> bool:
+        return bool(self.weights)
+
     @staticmethod
     def tokens(backbone: Backbone, prompts: Sequence[str]) -> list[Tokens]:
         """The prompts as the text encoder reads them."""

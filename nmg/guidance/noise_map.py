@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nmg import masks, rows
 from nmg.backbones import Backbone, settings_of
+from nmg.backbones.checks import check_gradient
 from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
@@ -147,6 +148,8 @@ class NoiseMap(Guidance):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
+        if self.jacobian:
+            check_gradient(backbone.unet, "NoiseMap", "NoiseMap(jacobian=False)")
         scales = self.noise_map_scale
         if isinstance(scales, tuple) and len(scales) != request.steps:
             raise ValueError(
