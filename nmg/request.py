@@ -153,7 +153,8 @@ class Request:
     def remarks(self, backbone: Backbone) -> list[str]:
         """What is not wrong with a request, but to be said before it is computed."""
         editor = PromptToPrompt() if self.editor is None else self.editor
-        said = backbone.remarks([*self.prompts, self.own_negative or ""])
+        said = backbone.remarks([*self.prompts, self.own_negative or ""]) + editor.remarks(self)
+        said += self.guidance.remarks(self) if self.guidance else []
         if self.source in self.targets and not editor.edits_alone:
             said.append(f"the target prompt {self.source!r} is the source's, so that its picture is not edited")
         return said

@@ -52,7 +52,8 @@ def check(pipe: Any) -> None:
         TypeError: with the part's name and what works instead.
     """
     name = type(pipe).__name__
-    others = [part for part, held in getattr(pipe, "components", {}).items() if part not in PARTS and held is not None]
+    held = {part: getattr(pipe, part, None) for part in getattr(pipe, "config", {})}
+    others = [part for part, network in held.items() if part not in PARTS and isinstance(network, nn.Module)]
     if others:
         raise TypeError(
             f"{name} has a {', a '.join(others)}, whose condition an edit would leave out; edit with the plain "
@@ -120,7 +121,7 @@ def check_gradient(network: Any, who: str, cure: str) -> None:
     if found:
         raise ValueError(
             f"{who} takes a gradient through the network, and {' and '.join(sorted(found))} exchanges the weights "
-            f"before the backward pass has used them; use {cure}, or pipe.enable_model_cpu_offload() instead"
+            f"before the backward pass has used them; give {cure}, or pipe.enable_model_cpu_offload() instead"
         )
 
 

@@ -164,6 +164,12 @@ class NoiseMap(Guidance):
         if self.mask is not None:
             masks.load(self.mask, backbone.latent_size(request.size), "NoiseMap")
 
+    def remarks(self, request: Asked) -> list[str]:
+        # The negative prompt steers, at every text scale.
+        if self.mask is None or self.outside < 1:
+            return []
+        return ["NoiseMap: outside=1 is the full strength, so that the mask does nothing; give a smaller share"]
+
     def prepare(self, run: Run) -> Guidance:
         if self.mask is None and not self.reuse_null:
             return self
