@@ -42,7 +42,7 @@ def _run(argv: Sequence[str]) -> None:
     _early(*argv)
     from nmg.lab.arguments import parser
 
-    if argv[0] == COMPLETION and (*argv[1:],) in ((shell,) for shell in SHELLS):
+    if argv[0] == COMPLETION and len(argv) == 2 and argv[1] in SHELLS:
         from nmg.lab.completion import completion
 
         print(completion(parser(), argv[1]))
