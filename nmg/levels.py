@@ -1,16 +1,62 @@
-"""Deterministic DDIM: the steps of a schedule, and one function that inverts and samples.
+"""Noise levels, the steps of a schedule, and one formula that inverts and samples, whatever the network predicts.
 
-Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", arXiv 2010.02502, equation 12
-with σ = 0; and the spread of its stochastic form.
+At a level a latent is x = a·x₀ + s·n, of the clean latent x₀ and noise n: a² + s² = 1 for diffusion, a + s = 1 for a
+flow. A deterministic step keeps x₀ and n, and changes a and s: Song, Meng & Ermon 2021, "Denoising Diffusion Implicit
+Models", arXiv 2010.02502, equation 12 with σ = 0; for a flow it is Euler's (Liu, Gong & Liu 2022, arXiv 2209.03003).
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+NOISE = (0.0, 1.0)
+FLOW_VELOCITY = (-1.0, 1.0)
+PURE_NOISE = 1e-6
+"""ᾱ up to which a level holds nothing of the picture. Some schedulers write 2⁻²⁴ for zero."""
+FLOW = "FlowMatchEulerDiscreteScheduler"
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level: x = a·x₀ + s·n.
+
+    Attributes:
+        a, s: how much of the clean latent x₀ and of the noise n a latent holds.
+        predicts: (a', s'), what a prediction stands for at this level, a'·x₀ + s'·n: (0, 1) the noise, (-s, a) the
+            velocity of a diffusion, (-1, 1) that of a flow.
+    """
+
+    a: float
+    s: float
+    predicts: tuple[float, float] = NOISE
+
+    @property
+    def alpha(self) -> float:
+        """ᾱ = a²."""
+        return self.a**2
+
+    @property
+    def per_noise(self) -> float:
+        """How far a prediction moves with the noise, at the same latent: 1 where it is the noise, 1 / a where it is a
+        velocity. It grows without bound towards pure noise, and is cut off there."""
+        da, ds = self.predicts
+        return 1.0 if self.predicts == NOISE else (self.a * ds - self.s * da) / max(self.a, PURE_NOISE**0.5)
+
+
+def diffusion(alpha: float, velocity: bool = False) -> Level:
+    """The level of a variance-preserving diffusion at ᾱ, where a prediction is the noise, or the velocity."""
+    a, s = alpha**0.5, (1 - alpha) ** 0.5
+    return Level(a, s, (-s, a) if velocity else NOISE)
+
+
+def flow(sigma: float) -> Level:
+    """The level of a rectified flow at σ, x = (1 - σ)·x₀ + σ·n, where a prediction is the velocity n - x₀."""
+    return Level(1 - sigma, sigma, FLOW_VELOCITY)
 
 
 @dataclass(frozen=True)
@@ -20,45 +66,85 @@ class Step:
     Attributes:
         index: 0 for the noisiest step, counting up.
         timestep: t, which the network is told.
-        alpha: ᾱ of the level that the step starts from.
-        alpha_prev: ᾱ of the level that it ends at.
+        here: the level that the step starts from.
+        there: the level that it ends at.
     """
 
     index: int
-    timestep: int
-    alpha: float
-    alpha_prev: float
+    timestep: float
+    here: Level
+    there: Level
 
 
-def steps(scheduler: Any, count: int, offset: int | None = None) -> tuple[Step, ...]:
+def steps(scheduler: Any, count: int, offset: int | None = None, **shift: Any) -> tuple[Step, ...]:
     """The `count` denoising steps of a diffusers scheduler's schedule, noisiest first.
 
+    A schedule that starts in pure noise (zero terminal SNR) has levels at which a prediction is the velocity: noise
+    says nothing there.
+
     Args:
-        scheduler: any diffusers scheduler with `alphas_cumprod`; its `timestep_spacing`,
-            `steps_offset` and `set_alpha_to_one` are followed as DDIM follows them.
+        scheduler: any diffusers scheduler with `alphas_cumprod`, whose `timestep_spacing`, `steps_offset` and
+            `set_alpha_to_one` are followed as DDIM follows them; or a `FlowMatchEulerDiscreteScheduler`.
         count: T, from 1 to the number of training timesteps.
         offset: overrides the scheduler's `steps_offset` (0 in the authors' Prompt-to-Prompt
             notebook, whose last step then changes nothing).
+        shift: for a flow, what else its scheduler's `set_timesteps` is given.
 
     Raises:
-        ValueError: for a count or a spacing that the schedule can't give, or a schedule that
-            ends in pure noise (zero terminal SNR with leading level ᾱ = 0).
+        TypeError: for a scheduler of another kind.
+        ValueError: for a count, an offset or a spacing that the schedule can't give, or a network that predicts noise
+            on a schedule that starts in pure noise.
     """
+    if flows(scheduler):
+        return _flow_steps(scheduler, count, offset, shift)
     alphas = [float(a) for a in scheduler.alphas_cumprod]
     timesteps = _timesteps(len(alphas), count, scheduler.config, offset)
     final = 1.0 if scheduler.config.get("set_alpha_to_one", True) else alphas[0]
-    levels = [alphas[t] for t in timesteps] + [final]
-    if min(levels) <= 1e-8:
+    velocity = min(alphas[t] for t in timesteps) <= PURE_NOISE
+    if velocity and scheduler.config.get("prediction_type", "epsilon") == "epsilon":
         raise ValueError(
-            "the schedule starts from pure noise (ᾱ = 0), which DDIM can't invert; "
-            "use a scheduler with rescale_betas_zero_snr=False"
+            "the schedule starts from pure noise (ᾱ = 0), where a network that predicts noise says nothing of the "
+            "picture; use a scheduler with rescale_betas_zero_snr=False, or a network with "
+            'prediction_type="v_prediction"'
         )
+    levels = [diffusion(alpha, velocity) for alpha in (*(alphas[t] for t in timesteps), final)]
     return tuple(Step(i, t, levels[i], levels[i + 1]) for i, t in enumerate(timesteps))
 
 
-def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[int]:
+def flows(scheduler: Any) -> bool:
+    """Whether a scheduler's levels are those of a flow, not of a diffusion.
+
+    Raises:
+        TypeError: for one whose levels are neither.
+    """
+    if any(kind.__name__ == FLOW for kind in type(scheduler).__mro__):
+        return True
+    if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("use_flow_sigmas"):
+        raise TypeError(
+            f"{type(scheduler).__name__} has no levels that can be followed; set another, such as pipe.scheduler = "
+            f"DDIMScheduler.from_pretrained(…, subfolder='scheduler') for a diffusion, or {FLOW} for a flow"
+        )
+    return False
+
+
+def _flow_steps(scheduler: Any, count: int, offset: int | None, shift: dict[str, Any]) -> tuple[Step, ...]:
+    _check_count(count, scheduler.config.num_train_timesteps)
+    if offset is not None:
+        raise ValueError(f"offset={offset} has no meaning for a flow, whose timesteps are its levels; leave it out")
+    # A copy: `set_timesteps` moves the user's own object.
+    own = copy.deepcopy(scheduler)
+    own.set_timesteps(**shift or {"num_inference_steps": count})
+    levels = [flow(sigma) for sigma in own.sigmas.tolist()]
+    return tuple(Step(i, t, levels[i], levels[i + 1]) for i, t in enumerate(own.timesteps.tolist()))
+
+
+def _check_count(count: int, train: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= train:
         raise ValueError(f"steps={count!r} can't be taken; give a whole number from 1 to {train}, such as 50")
+
+
+def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[int]:
+    _check_count(count, train)
     spacing = config.get("timestep_spacing", "leading")
     if spacing == "leading":
         offset = config.get("steps_offset", 0) if offset is None else offset
@@ -77,21 +163,53 @@ def _timesteps(train: int, count: int, config: Any, offset: int | None) -> list[
     return timesteps[::-1]
 
 
-def predict_clean(x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], alpha: float) -> Float[Tensor, "*shape"]:
-    """The clean latent that noise `eps` implies for `x` at level ᾱ = `alpha`."""
-    return (x - (1 - alpha) ** 0.5 * eps) / alpha**0.5
+# ---------------------------------------------------------------- the formula
+
+
+def predict_clean(
+    x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], here: Level, asked: Level | None = None
+) -> Float[Tensor, "*shape"]:
+    """The clean latent x₀ that a prediction `v` implies for `x` at level `here`; for `asked` see `transfer`."""
+    da, ds = (asked or here).predicts
+    return (ds * x - here.s * v) / (here.a * ds - here.s * da)
+
+
+def predict_noise(
+    x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], here: Level, asked: Level | None = None
+) -> Float[Tensor, "*shape"]:
+    """The noise n that a prediction `v` implies for `x` at level `here`; for `asked` see `transfer`."""
+    da, ds = (asked or here).predicts
+    return v if (da, ds) == NOISE else (here.a * v - da * x) / (here.a * ds - here.s * da)
+
+
+def restated(out: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], at: Level, means: tuple[float, float]) -> Tensor:
+    """What a network gave for `x` at a level, `means[0]`·x₀ + `means[1]`·n, as what a prediction is at that level."""
+    if means == at.predicts:
+        return out
+    own, (da, ds) = Level(at.a, at.s, means), at.predicts
+    noise = predict_noise(x, out, own)
+    return noise if (da, ds) == NOISE else da * predict_clean(x, out, own) + ds * noise
 
 
 def transfer(
-    x: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], a_from: float, a_to: float, sigma: float = 0.0
+    x: Float[Tensor, "*shape"],
+    v: Float[Tensor, "*shape"],
+    here: Level,
+    there: Level,
+    sigma: float = 0.0,
+    asked: Level | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """Move `x` from level ᾱ = `a_from` to level `a_to` along the noise `eps`, up or down.
+    """Move `x` from level `here` to level `there` along the prediction `v`, up or down.
 
-    With `sigma` it is the mean of the stochastic step that adds noise of that standard deviation.
+    Args:
+        sigma: makes it the mean of the stochastic step that adds noise of that standard deviation.
+        asked: the level that the network was asked at, if another than `here`. Going up it is `there`: the step back
+            down along the same prediction then ends at x again.
     """
-    return a_to**0.5 * predict_clean(x, eps, a_from) + (1 - a_to - sigma**2) ** 0.5 * eps
+    left = there.s if sigma == 0 else max(0.0, there.s**2 - sigma**2) ** 0.5
+    return there.a * predict_clean(x, v, here, asked) + left * predict_noise(x, v, here, asked)
 
 
-def spread(a_from: float, a_to: float) -> float:
-    """Standard deviation σ of the noise that DDPM adds in a step down (equation 16 with η = 1)."""
-    return ((1 - a_to) / (1 - a_from) * (1 - a_from / a_to)) ** 0.5
+def spread(here: Level, there: Level) -> float:
+    """Standard deviation σ of the noise that DDPM adds in a step down (equation 16 with η = 1, for any level)."""
+    return there.s * (1 - (here.a * there.s / (there.a * here.s)) ** 2) ** 0.5

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from nmg import editors, guidance, inversion, levels
+from nmg import editors, guidance, inversion
 from nmg.backbones import Backbone
 from nmg.editors import Pix2PixZero, PromptToPrompt
 from nmg.files import keep
 from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
-from nmg.inversion import DDIM, Trajectory
+from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
 from nmg.run import PUBLISHED_STEPS
 from nmg.serialize import methods_of, packed, unpacked
@@ -125,7 +125,7 @@ class Request:
             given = getattr(self, name)
             if given is not None and given != value:
                 raise ValueError(f"{name}={given!r} is not the trajectory's {value!r}; leave it out, or invert again")
-        usual = levels.steps(backbone.scheduler, own["steps"]) == trajectory.steps
+        usual = backbone.steps(own["steps"], trajectory.latent_size) == trajectory.steps
         return own | {"offset": None if usual else own["offset"]}
 
     def opened(self) -> Request:
@@ -145,8 +145,9 @@ class Request:
                 "a target prompt is empty, which asks for no edit; say what the edited picture should show"
             )
         backbone.check([*self.prompts, self.negative or ""])
-        levels.steps(backbone.scheduler, self.steps, self.offset)
+        down = backbone.steps(self.steps, backbone.latent_size(self.size), self.offset)
         check(self.inversion, self.convention)
+        CONVENTIONS[self.convention](down, backbone.scheduler)
         self.editor.check(backbone, self)
         self.guidance.check(backbone, self)
 

@@ -108,11 +108,11 @@ class Run:
         """One step down: DDIM, or the stochastic step with the residual that the trajectory holds for it."""
         residuals = self.trajectory.residuals
         if residuals is None:
-            return transfer(x, eps, step.alpha, step.alpha_prev)
-        sigma = spread(step.alpha, step.alpha_prev)
-        return transfer(x, eps, step.alpha, step.alpha_prev, sigma) + residuals[step.index]
+            return transfer(x, eps, step.here, step.there)
+        sigma = spread(step.here, step.there)
+        return transfer(x, eps, step.here, step.there, sigma) + residuals[step.index]
 
-    def eps(
+    def predict(
         self,
         x: Latents,
         step: Step,
@@ -121,15 +121,16 @@ class Run:
         copies: rows.Copies = "both",
         source_noise: Doubled | None = None,
     ) -> Latents:
-        """Predicted noise. Of doubled rows, the network sees only these copies of the source (see `rows.completed`).
+        """What the network predicts, in fp32 (see `nmg.levels.Level`). Of doubled rows, the network sees only these
+        copies of the source (see `rows.completed`).
 
         Args:
             source_noise: of the source's null and text copy, if it is known; the network then sees neither.
         """
         if source_noise is not None:
-            return rows.with_sources(source_noise, self.eps(x, step, text, attend, "none"))
+            return rows.with_sources(source_noise, self.predict(x, step, text, attend, "none"))
         x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)
-        eps = self.backbone.eps(x, step, text, attend) if len(x) else x
+        eps = self.backbone.predict(x, step, text, attend) if len(x) else x
         return rows.completed(eps, copies)
 
     def gradient(
@@ -151,7 +152,7 @@ class Run:
         with self._differentiable(attend):
             z = x.detach().clone().requires_grad_()
             with torch.set_grad_enabled(jacobian):
-                eps = self.backbone.eps(z, step, text.clone())
+                eps = self.backbone.predict(z, step, text.clone())
             (gradient,) = torch.autograd.grad(energy(z, eps), z)
         return gradient, eps.detach()
 
@@ -161,7 +162,7 @@ class Run:
         """∂ energy(e) / ∂text through the network, as `gradient`; and the energy."""
         with self._differentiable():
             embedding = text.detach().clone().requires_grad_()
-            value = energy(self.backbone.eps(x.clone(), step, embedding))
+            value = energy(self.backbone.predict(x.clone(), step, embedding))
             (gradient,) = torch.autograd.grad(value, embedding)
         return gradient, value.detach()
 

@@ -53,7 +53,7 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         text = torch.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
-        eps = run.eps(doubled, step, text, editor.attend(run, step), copies, editor.source_noise(run, step))
+        eps = run.predict(doubled, step, text, editor.attend(run, step), copies, editor.source_noise(run, step))
         if (known := guidance.null_noise(run, step)) is not None:
             eps = rows.with_null_source(known, eps)
 
@@ -310,10 +310,9 @@ def plain_drift(run: Run, guidance: Guidance) -> float | None:
 def _few(steps: Sequence[Step]) -> tuple[Step, ...]:
     """At most `FEW` longer steps over the same levels."""
     chosen = steps[:: math.ceil(len(steps) / FEW)]
-    ends = [*(step.alpha for step in chosen[1:]), steps[-1].alpha_prev]
+    ends = [*(step.here for step in chosen[1:]), steps[-1].there]
     return tuple(
-        dataclasses.replace(step, index=i, alpha_prev=end)
-        for i, (step, end) in enumerate(zip(chosen, ends, strict=True))
+        dataclasses.replace(step, index=i, there=end) for i, (step, end) in enumerate(zip(chosen, ends, strict=True))
     )
 
 

@@ -88,16 +88,16 @@ class _Sampler:
         target = self.trajectory.target(step)
         with torch.enable_grad():
             z = source.detach().requires_grad_()
-            eps = self.backbone.eps(z, step, self.null[:1], by_matrix)
-            energy = ENERGIES[self.guidance.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
+            eps = self.backbone.predict(z, step, self.null[:1], by_matrix)
+            energy = ENERGIES[self.guidance.energy](transfer(z, eps, step.here, step.there), target)
             (gradient,) = torch.autograd.grad(energy / REFERENCE_ELEMENTS, z)
-        guided = eps + self.guidance.strength(step, len(self.trajectory.steps)) * (1 - step.alpha) ** 0.5 * gradient
-        return transfer(source, guided, step.alpha, step.alpha_prev)
+        guided = eps + self.guidance.strength(step, len(self.trajectory.steps)) * step.here.s * gradient
+        return transfer(source, guided, step.here, step.there)
 
     def down(self, step: Step, x: Tensor, eps: Tensor) -> Tensor:
         """One step down along the noise of null and text halves, under classifier-free guidance."""
         null, text = eps.chunk(2)
-        return transfer(x, null + self.guidance.text_scale * (text - null), step.alpha, step.alpha_prev)
+        return transfer(x, null + self.guidance.text_scale * (text - null), step.here, step.there)
 
 
 # ------------------------------------------------------------ Prompt-to-Prompt, MasaCtrl
@@ -110,7 +110,7 @@ def one_loop(sampler: _Sampler, controller: Controller) -> Iterator[Tensor]:
     x = sampler.trajectory.start.expand(2, -1, -1, -1)
     for step in sampler.trajectory.steps:
         x = torch.cat([sampler.on_path(step, x[:1]), x[1:]])
-        eps = sampler.backbone.eps(torch.cat([x, x]), step, text, controller.attend(step))
+        eps = sampler.backbone.predict(torch.cat([x, x]), step, text, controller.attend(step))
         x = controller.blend(step, sampler.down(step, x, eps))
         yield x
 
@@ -132,7 +132,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
     for step in steps:
         maps: list[Tensor] = []
         source = sampler.on_path(step, source)
-        eps = backbone.eps(torch.cat([source, source]), step, torch.cat([null, text]), storing(maps))
+        eps = backbone.predict(torch.cat([source, source]), step, torch.cat([null, text]), storing(maps))
         source_maps.append([layer.cpu() for layer in maps])
         source = sampler.down(step, source, eps)
         yield torch.cat([source, start])
@@ -141,7 +141,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
     for step in steps:
         pair = descend(sampler, step, torch.cat([target, target]), torch.cat([null, moved]), source_maps[0], amount)
         source_maps.pop(0)
-        eps = backbone.eps(pair, step, torch.cat([null, moved]), by_matrix)
+        eps = backbone.predict(pair, step, torch.cat([null, moved]), by_matrix)
         target = sampler.down(step, pair[:1], eps)
         yield torch.cat([source, target])
 
@@ -163,7 +163,7 @@ def descend(sampler: _Sampler, step: Step, pair: Tensor, text: Tensor, wanted: l
     maps: list[Tensor] = []
     with torch.enable_grad():
         z = pair.detach().clone().requires_grad_()
-        sampler.backbone.eps(z, step, text, storing(maps))
+        sampler.backbone.predict(z, step, text, storing(maps))
         apart = [(a - b.to(a.device)).square().sum((2, 3)).mean() for a, b in zip(maps, wanted, strict=True)]
         torch.stack(apart).sum().backward()
     return z.detach() - amount * z.grad  # type: ignore[operator]

@@ -179,7 +179,7 @@ def golden(backbone: Backbone) -> dict[str, Any]:
     text = backbone.text([prompt])
     latents = backbone.encode(pixels([Scene.sample(TEST_SEEDS)]))
     with torch.no_grad():
-        noise = backbone.eps(latents, nmg.steps(backbone.scheduler, 50)[25], text)
+        noise = backbone.predict(latents, nmg.steps(backbone.scheduler, 50)[25], text)
     parts = {"text": text, "latents": latents, "noise": noise, "decoded": backbone.decode(latents)}
     return {
         "prompt": prompt,

@@ -77,7 +77,7 @@ class Clock:
 def fabricated(backbone: nmg.Backbone, steps: int) -> nmg.Trajectory:
     """A trajectory of random noise maps: nothing here depends on what they show."""
     down = nmg.steps(backbone.scheduler, steps)
-    levels = (down[-1].alpha_prev, *(step.alpha for step in reversed(down)))
+    levels = (down[-1].there, *(step.here for step in reversed(down)))
     side = backbone.unet.config.sample_size
     maps = torch.randn(steps + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
     return nmg.Trajectory(maps, levels, down, PROMPTS[0], backbone.name)

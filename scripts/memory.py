@@ -51,7 +51,7 @@ def main() -> None:
         print(f"weights                      {weights:.2f} GiB")
 
         backbone = nmg.Backbone(pipe)
-        levels = (down[-1].alpha_prev, *(step.alpha for step in reversed(down)))
+        levels = (down[-1].there, *(step.here for step in reversed(down)))
         trajectory = nmg.Trajectory(torch.randn(51, 4, 64, 64), levels, down, "a", backbone.name)
         text = torch.randn(2, 77, 768)
         run = Run(backbone, trajectory, ("a", "b"), text, text.clone())

@@ -51,7 +51,7 @@ from nmg.editors.prompt_to_prompt import _Blending, _marked, _Running
 from nmg.guidance import noise_map
 from nmg.guidance.noise_map import REFERENCE_ELEMENTS
 from nmg.inversion import CONVENTIONS, regularised, rise
-from nmg.levels import Step
+from nmg.levels import Level, Step, diffusion
 from nmg.run import PUBLISHED_STEPS, Run
 
 HERE = Path(__file__).parent
@@ -255,7 +255,7 @@ def trajectory_on(
 ) -> Trajectory:
     down = steps(backbone.scheduler, len(maps) - 1, offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
-    levels = (rises[0].a_from, *(up.a_to for up in rises))
+    levels = (rises[0].here, *(up.there for up in rises))
     return Trajectory(maps, levels, down, prompt, backbone.name, convention)
 
 
@@ -452,8 +452,8 @@ def watched() -> Iterator[tuple[list[tuple[Tensor, Tensor]], list[Tensor]]]:
     """Collects the noise and result of every DDIM step of a run (null, guided, text), and its blend masks."""
     transfers, masks, mask = [], [], _Blending.mask
 
-    def spied_transfer(x: Tensor, eps: Tensor, a_from: float, a_to: float) -> Tensor:
-        out = transfer(x, eps, a_from, a_to)
+    def spied_transfer(x: Tensor, eps: Tensor, here: Level, there: Level) -> Tensor:
+        out = transfer(x, eps, here, there)
         transfers.append((eps.detach(), out.detach()))
         return out
 
@@ -514,7 +514,9 @@ def model_io(case: Case, verdict: Verdict) -> None:
             network, timestep = name.split(".t")
             x = t[f"x{network.removeprefix('unet')}"]
             with torch.no_grad():
-                eps = backbone.eps(x, Step(0, int(timestep), 0.5, 0.5), t["text_embeds"][: len(x)])
+                eps = backbone.predict(
+                    x, Step(0, int(timestep), diffusion(0.5), diffusion(0.5)), t["text_embeds"][: len(x)]
+                )
             verdict.close(name, eps, SINGLE, rows=0)
     if "vae.mean" in case.shapes:
         picture = Image.open(case.beside("images/astronaut256.png"))
@@ -536,8 +538,8 @@ def schedule(case: Case, verdict: Verdict) -> None:
         down = steps(scheduler, count, offset=1 if walk == "masa" else 0)
         verdict.same(name, [s.timestep for s in (reversed(down) if walk == "ddim_inverse" else down)])
         rises = CONVENTIONS["diffusers-0.18" if walk == "ddim_inverse" else "aligned"](down, scheduler)
-        falling = torch.stack([transfer(x, eps, s.alpha, s.alpha_prev) for s in down])
-        rising = torch.stack([transfer(x, eps, up.a_from, up.a_to) for up in rises])
+        falling = torch.stack([transfer(x, eps, s.here, s.there) for s in down])
+        rising = torch.stack([transfer(x, eps, up.here, up.there) for up in rises])
         for recorded, got in (
             (f"{walk}.prev{count}", falling),
             (f"{walk}.step{count}", falling),

@@ -61,12 +61,15 @@ def test_a_run_keeps_no_graph():
         import torch
         from types import SimpleNamespace
         from nmg import CFG, DDIM, Editor, Step, transfer
+        from nmg.levels import diffusion
+
+        only = Step(0, 1, diffusion(0.5), diffusion(0.9))
         from nmg.sampling import denoise
         weight = torch.ones(1, requires_grad=True)
         trajectory = SimpleNamespace(inversion=DDIM(), convention="aligned", steps=[0], latent_size=(2, 2))
-        run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[Step(0, 1, 0.5, 0.9)], null=torch.ones(1, 2, 3),
+        run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[only], null=torch.ones(1, 2, 3),
                               text=torch.ones(1, 2, 3), eps=lambda x, *_: weight * x, trajectory=trajectory,
-                              down=lambda x, eps, step: transfer(x, eps, step.alpha, step.alpha_prev))
+                              down=lambda x, eps, step: transfer(x, eps, step.here, step.there))
         for _, x in denoise(run, CFG(), Editor()):
             assert not x.requires_grad and torch.is_grad_enabled()
     """
@@ -342,8 +345,8 @@ def test_plain_ddims_drift_is_found_in_few_steps_over_the_same_levels(backbone, 
     inverted = invert(backbone, picture, SOURCE, steps=12, progress=False)
     few = _few(inverted.steps)
     assert len(few) == 4 and [step.index for step in few] == [0, 1, 2, 3]
-    assert (few[0].alpha, few[-1].alpha_prev) == (inverted.steps[0].alpha, inverted.steps[-1].alpha_prev)
-    assert all(step.alpha_prev == after.alpha for step, after in pairwise(few))
+    assert (few[0].here, few[-1].there) == (inverted.steps[0].here, inverted.steps[-1].there)
+    assert all(step.there == after.here for step, after in pairwise(few))
 
 
 def test_the_drift_is_known_again_in_a_replay(backbone, trajectory, tmp_path):

@@ -172,7 +172,7 @@ def test_a_list_of_scales_is_written_as_a_list():
 
 
 def falling(step):
-    return 10.0 * step.alpha
+    return 10.0 * step.here.alpha
 
 
 class Rising:

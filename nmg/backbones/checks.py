@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from nmg import levels
+
 PARTS = {
     "vae",
     "text_encoder",
@@ -64,11 +66,7 @@ def check(pipe: Any) -> None:
             f"{name} guides by perturbed attention, which an edit would leave out; edit with the plain pipeline of the "
             "same weights, StableDiffusionPipeline.from_pipe(pipe, torch_dtype=pipe.dtype)"
         )
-    if not hasattr(pipe.scheduler, "alphas_cumprod"):
-        raise TypeError(
-            f"{type(pipe.scheduler).__name__} has no levels of DDIM (alphas_cumprod); set one of Stable Diffusion's "
-            "own, such as pipe.scheduler = DDIMScheduler.from_pretrained(…, subfolder='scheduler')"
-        )
+    levels.flows(pipe.scheduler)
 
 
 def check_network(unet: Any) -> None:

@@ -24,7 +24,7 @@ from nmg.alignment import Tokens, tokenize
 from nmg.attention import Attend, attending, sites, spatial_size
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
-from nmg.levels import Step
+from nmg.levels import FLOW_VELOCITY, NOISE, Level, Step, restated, steps
 from nmg.threads import alone_with
 from nmg.types import Image, Latents, TextEmbeddings
 
@@ -97,6 +97,10 @@ class Backbone:
             raise ValueError("the UNet does not say its sample_size; give the picture's size, such as size=(512, 512)")
         height, width = (sample, sample) if isinstance(sample, int) else sample
         return width * self.pixels_per_latent, height * self.pixels_per_latent
+
+    def steps(self, count: int, latent_size: tuple[int, int], offset: int | None = None) -> tuple[Step, ...]:
+        """The denoising steps of the model's schedule for a latent of that height and width; see `nmg.steps`."""
+        return steps(self.scheduler, count, offset)
 
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latent of a picture of this width and height."""
@@ -242,35 +246,31 @@ class Backbone:
         """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
         return round(math.prod(latent_size) * self.settings.layout**2)
 
-    def eps(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
-        """Predicted noise, in fp32, at the step's timestep; `attend` hooks the attention of this one call.
+    def predict(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
+        """What the network predicts at the step's timestep, in fp32, as the step's level states it (see
+        `nmg.levels.Level`); `attend` hooks the attention of this one call.
 
         Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
         dtype = self.unet.dtype
         with attending(self.unet, attend):
             out = self.unet(x.to(dtype), step.timestep, encoder_hidden_states=text.to(dtype), return_dict=False)[0]
-        return to_noise(out.float(), x, step.alpha, self.scheduler.config.get("prediction_type", "epsilon"))
+        return restated(out.float(), x, step.here, self._meaning(step.here))
+
+    def _meaning(self, level: Level) -> tuple[float, float]:
+        """What the network's output stands for at a level (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction)."""
+        if level.predicts == FLOW_VELOCITY:
+            return FLOW_VELOCITY
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        meanings = {"epsilon": NOISE, "v_prediction": (-level.s, level.a), "sample": (1.0, 0.0)}
+        if kind not in meanings:
+            raise ValueError(f"prediction_type={kind!r} is unknown; {', '.join(meanings)} work")
+        return meanings[kind]
 
     def release(self) -> None:
         """Let an offloaded pipeline move its parts off the device."""
         if hasattr(self.pipe, "maybe_free_model_hooks"):
             self.pipe.maybe_free_model_hooks()
-
-
-def to_noise(out: Tensor, x: Tensor, alpha: float, prediction_type: str) -> Tensor:
-    """The network's output as noise (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction).
-
-    Raises:
-        ValueError: for an unknown prediction type.
-    """
-    if prediction_type == "epsilon":
-        return out
-    if prediction_type == "v_prediction":
-        return alpha**0.5 * out + (1 - alpha) ** 0.5 * x
-    if prediction_type == "sample":
-        return (x - alpha**0.5 * out) / (1 - alpha) ** 0.5
-    raise ValueError(f"prediction_type={prediction_type!r} is unknown; epsilon, v_prediction and sample work")
 
 
 @contextmanager

@@ -179,7 +179,7 @@ class _Running(Editor):
         texts = torch.cat([rows.source(null_text), rows.source(content_text)])
         copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
         self.noise.clear()
-        self.noise[step.index] = run.eps(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
+        self.noise[step.index] = run.predict(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
 
         # One gradient step of every target.
         gradients = []

@@ -62,7 +62,7 @@ def replayable(run: Run, key: str | None) -> bool:
     row = run.trajectory.cache
     if row is None or row.key != key:
         return False
-    noise = run.eps(row.seen[:1], run.steps[0], rows.source(run.text))
+    noise = run.predict(row.seen[:1], run.steps[0], rows.source(run.text))
     limit = CLOSE * max(torch.finfo(run.backbone.unet.dtype).eps, TENSOR_CORES)
     return bool((noise - row.noise).norm() / row.noise.norm().clamp_min(1e-12) <= limit)
 

@@ -126,8 +126,8 @@ class ProxNegativePrompt(NegativePrompt):
         if self.pull == "inversion":
             return x - held * (x - run.trajectory.target(step))
         # The step's clean latent moves by as much, and the step's end by what it weighs there.
-        clean = predict_clean(x, self.combine(run, step, eps), step.alpha_prev)
-        return x - step.alpha_prev**0.5 * held * (clean - run.trajectory.maps[:1])
+        clean = predict_clean(x, self.combine(run, step, eps), step.there, step.here)
+        return x - step.there.a * held * (clean - run.trajectory.maps[:1])
 
     def rate_of(self, count: int) -> float:
         """η of each of `count` steps, which leave as much of a distance as 50 do."""

@@ -21,7 +21,7 @@ from nmg.backbones.checks import check_gradient
 from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
-from nmg.levels import Step, transfer
+from nmg.levels import PURE_NOISE, Step, transfer
 from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.types import Latents
 
@@ -150,6 +150,12 @@ class NoiseMap(Guidance):
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
         if self.jacobian:
             check_gradient(backbone.unet, "NoiseMap", "NoiseMap(jacobian=False)")
+        first = backbone.steps(request.steps, backbone.latent_size(request.size))[0]
+        if self.bound is None and first.here.alpha <= PURE_NOISE and self.steered(request.steps).start == 0:
+            raise ValueError(
+                "NoiseMap: the schedule starts in pure noise, where the paper's step has no length; give "
+                'bound="element", or leave the first steps out, such as during=(0.1, 1)'
+            )
         scales = self.noise_map_scale
         if isinstance(scales, tuple) and len(scales) != request.steps:
             raise ValueError(
@@ -204,17 +210,17 @@ class NoiseMap(Guidance):
         target = LEVELS[self.level](run.trajectory, step).clone()
 
         def energy(z: Latents, eps: Latents) -> Tensor:
-            return ENERGIES[self.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
+            return ENERGIES[self.energy](transfer(z, eps, step.here, step.there), target)
 
         # No hook of the editor is active in this call.
         gradient, eps = run.gradient(source, step, null, energy, jacobian=self.jacobian)
         self.keep(run, step, eps)
         gradient = self.weighted(gradient / REFERENCE_ELEMENTS)
 
-        guided = eps + self.strength(step, len(run.steps)) * (1 - step.alpha) ** 0.5 * gradient
-        steered = transfer(source, guided, step.alpha, step.alpha_prev)
+        guided = eps + self.strength(step, len(run.steps)) * step.here.s * step.here.per_noise * gradient
+        steered = transfer(source, guided, step.here, step.there)
         if self.bound is not None:
-            plain = transfer(source, eps, step.alpha, step.alpha_prev)
+            plain = transfer(source, eps, step.here, step.there)
             steered = plain + BOUNDS[self.bound](steered - plain, target - plain)
         return rows.with_source(steered, x)
 

@@ -172,12 +172,12 @@ class Search(Guidance):
         """The null embedding whose guided step from `z` ends nearest to the noise map,
         and the mean squared distance."""
         target, limit = run.trajectory.target(step).clone(), self.config.limit_at(run, step)
-        under = run.eps(z, step, rows.source(run.text))
+        under = run.predict(z, step, rows.source(run.text))
 
         def energy(without: Latents) -> Tensor:
             # The sum, not the mean, goes through the network: half precision sees gradients of unit size.
             eps = without + self.text_scale * (under - without)
-            return (transfer(z, eps, step.alpha, step.alpha_prev) - target).square().sum()
+            return (transfer(z, eps, step.here, step.there) - target).square().sum()
 
         with torch.inference_mode(False):
             embedding = torch.nn.Parameter(null.detach().float().clone())

@@ -8,23 +8,28 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from nmg.levels import Step, transfer
+from nmg.levels import Level, Step, diffusion, transfer
 from nmg.types import Latents
 
 
 @dataclass(frozen=True)
 class Rise:
-    """One inversion step: evaluate at `timestep` (where ᾱ is `alpha`), go from level `a_from` up to `a_to`."""
+    """One inversion step: evaluate at `timestep`, which is that of the level `asked`; go up from level `here` to
+    `there`."""
 
-    timestep: int
-    alpha: float
-    a_from: float
-    a_to: float
+    timestep: float
+    asked: Level
+    here: Level
+    there: Level
+
+    def along(self, x: Latents, v: Latents) -> Latents:
+        """The latent at level `there`, from one at `here` along a prediction."""
+        return transfer(x, v, self.here, self.there, asked=self.asked)
 
 
 @runtime_checkable
 class Ask(Protocol):
-    """The network at a rise's timestep: latents [1, channels, height, width] to the noise that it predicts under the
+    """The network at a rise's timestep: latents [1, channels, height, width] to what it predicts under the
     source prompt, with classifier-free guidance of `scale`."""
 
     def __call__(self, x: Latents, scale: float = 1.0) -> Latents: ...
@@ -35,7 +40,7 @@ def aligned(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
 
     Mokady et al. 2022 (arXiv 2211.09794), section 3.1. Map k lies at the level where step T - k starts.
     """
-    return [Rise(s.timestep, s.alpha, s.alpha_prev, s.alpha) for s in reversed(down)]
+    return [Rise(s.timestep, s.here, s.there, s.here) for s in reversed(down)]
 
 
 def diffusers_018(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
@@ -44,12 +49,14 @@ def diffusers_018(down: tuple[Step, ...], scheduler: Any) -> list[Rise]:
     It evaluates at t_k on the latent of level t_k and steps to t_{k+1}, so that every map lies one
     level above its index, and the last at the end of the schedule.
     """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError('convention="diffusers-0.18" belongs to diffusion models, and this is a flow; use "aligned"')
     alphas = scheduler.alphas_cumprod
     ratio = len(alphas) // len(down)
     rises = []
     for step in reversed(down):
-        above = min(step.timestep + ratio, len(alphas) - 1)
-        rises.append(Rise(step.timestep, step.alpha, step.alpha, float(alphas[above])))
+        above = min(int(step.timestep) + ratio, len(alphas) - 1)
+        rises.append(Rise(step.timestep, step.here, step.here, diffusion(float(alphas[above]))))
     return rises
 
 
@@ -64,8 +71,8 @@ CONVENTIONS: dict[str, Callable[[tuple[Step, ...], Any], list[Rise]]] = {
 class Inversion:
     """How a picture's latent goes up the noise levels.
 
-    An inversion is a frozen dataclass of its settings. A subclass overrides `noise`, the noise that each step goes
-    along; or `rise`, where a map is not made from the map below.
+    An inversion is a frozen dataclass of its settings. A subclass overrides `noise`, the prediction that each step
+    goes along; or `rise`, where a map is not made from the map below.
     """
 
     @property
@@ -77,11 +84,11 @@ class Inversion:
         """Raise for a convention that the inversion can't follow, before anything is computed."""
 
     def noise(self, ask: Ask, x: Latents, up: Rise, generator: torch.Generator) -> Latents:
-        """The noise to go up along.
+        """The prediction to go up along: noise, or a velocity (see `nmg.levels.Level`).
 
         Args:
             ask: the network at `up.timestep`.
-            x: the latent at level `up.a_from`.
+            x: the latent at level `up.here`.
             generator: the only source of chance, seeded once per inversion.
         """
         return ask(x)
@@ -89,12 +96,12 @@ class Inversion:
     def rise(
         self, ask: Ask, clean: Latents, x: Latents, up: Rise, generator: torch.Generator
     ) -> tuple[Latents, Latents | None]:
-        """The latent at level `up.a_to`, and the residual of the step back down from it (None where it has none).
+        """The latent at level `up.there`, and the residual of the step back down from it (None where it has none).
 
         Args:
             clean: the picture's latent, map 0.
         """
-        return transfer(x, self.noise(ask, x, up, generator), up.a_from, up.a_to), None
+        return up.along(x, self.noise(ask, x, up, generator)), None
 
 
 @dataclass(frozen=True)

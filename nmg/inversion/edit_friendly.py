@@ -49,6 +49,6 @@ class EditFriendly(Inversion):
         self, ask: Ask, clean: Latents, x: Latents, up: Rise, generator: torch.Generator
     ) -> tuple[Latents, Latents | None]:
         fresh = torch.randn(clean.shape, generator=generator).to(clean)
-        noised = up.a_to**0.5 * clean + (1 - up.a_to) ** 0.5 * fresh
-        mean = transfer(noised, ask(noised, self.text_scale), up.a_to, up.a_from, spread(up.a_to, up.a_from))
+        noised = up.there.a * clean + up.there.s * fresh
+        mean = transfer(noised, ask(noised, self.text_scale), up.there, up.here, spread(up.there, up.here))
         return noised, x - mean

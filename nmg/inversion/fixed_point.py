@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from nmg.inversion.base import Ask, Inversion, Rise, need_aligned
-from nmg.levels import transfer
 from nmg.types import Latents
 
 
@@ -49,10 +48,10 @@ class FixedPoint(Inversion):
 
     def noise(self, ask: Ask, x: Latents, up: Rise, generator: torch.Generator) -> Latents:
         estimates, smallest = [ask(x)], math.inf
-        z = transfer(x, estimates[0], up.a_from, up.a_to)
+        z = up.along(x, estimates[0])
         for _ in range(self.iterations):
             eps = ask(z)
-            moved = transfer(x, eps, up.a_from, up.a_to)
+            moved = up.along(x, eps)
             change = (moved - z).square().mean().sqrt().item()
             if estimates[1:] and not change < smallest:
                 # Diverging: the last estimate is worse than the one before it.

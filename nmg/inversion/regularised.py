@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg.inversion.base import Ask, Inversion, Rise
+from nmg.levels import NOISE, predict_noise, restated
 from nmg.types import Latents
 
 SMALLEST_LEVEL = 8
@@ -53,14 +55,15 @@ class Regularised(Inversion):
                 raise ValueError(f"Regularised: {name}={value!r} must be a whole number from 1 on, such as 5")
 
     def noise(self, ask: Ask, x: Latents, up: Rise, generator: torch.Generator) -> Latents:
-        eps = ask(x)
+        v = ask(x)
+        eps = predict_noise(x, v, up.here, up.asked)
         for _ in range(self.rounds):
             for _ in range(self.shifts):
                 shifts = draw_shifts(eps.shape, generator)
                 gradient = _gradient(lambda e, shifts=shifts: auto_correlation(e, shifts), eps)
                 eps = eps - self.auto_correlation / self.shifts * gradient
             eps = eps - self.divergence * _gradient(divergence, eps)
-        return eps
+        return restated(eps, x, dataclasses.replace(up.here, predicts=up.asked.predicts), NOISE)
 
 
 def _gradient(energy: Callable[[Latents], Tensor], eps: Latents) -> Latents:

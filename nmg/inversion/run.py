@@ -13,7 +13,7 @@ from nmg import images, rows
 from nmg.backbones import Backbone
 from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
-from nmg.levels import Step, steps
+from nmg.levels import Step
 from nmg.types import Latents, TextEmbeddings
 
 Callback = Callable[[Step, Latents], object]
@@ -87,7 +87,7 @@ def rise(
 ) -> Trajectory:
     """The trajectory of a latent [1, channels, height, width], whose settings are checked; see `invert`."""
     inversion = inversion or DDIM()
-    down = steps(backbone.scheduler, count, offset)
+    down = backbone.steps(count, (latents.shape[-2], latents.shape[-1]), offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
     text, null = backbone.text([prompt, ""]).split(1)
     x = latents.to(backbone.device).float()
@@ -95,7 +95,7 @@ def rise(
 
     maps, lacks = [x], []
     for i, up in enumerate(bar(rises, "invert", progress)):
-        step = Step(i, up.timestep, up.alpha, up.a_to)
+        step = Step(i, up.timestep, up.asked, up.there)
         x, lack = inversion.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
         if not x.isfinite().all():
             raise FloatingPointError(
@@ -106,7 +106,7 @@ def rise(
         lacks += [] if lack is None else [lack]
         if callback is not None:
             callback(step, x)
-    levels = (rises[0].a_from, *(up.a_to for up in rises))
+    levels = (rises[0].here, *(up.there for up in rises))
     residuals = torch.cat(lacks[::-1]) if lacks else None
     return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
 
@@ -116,8 +116,8 @@ def _asking(backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbe
 
     def ask(x: Latents, scale: float = 1.0) -> Latents:
         if scale == 1:
-            return backbone.eps(x, step, text)
-        without, under = rows.halves(backbone.eps(rows.doubled(x), step, torch.cat([null, text])))
+            return backbone.predict(x, step, text)
+        without, under = rows.halves(backbone.predict(rows.doubled(x), step, torch.cat([null, text])))
         return without + scale * (under - without)
 
     return ask

@@ -15,13 +15,13 @@ from nmg.inversion.base import DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
-from nmg.levels import Step
+from nmg.levels import Level, Step, diffusion
 from nmg.serialize import load, packed, save, unpacked
 from nmg.types import Latents
 
-FORMAT = "nmg-trajectory-3"
-EARLIER = ("nmg-trajectory-2",)
-"""Formats that are still read: version 0.1.0's, whose recorded source row is not used."""
+FORMAT = "nmg-trajectory-4"
+EARLIER = ("nmg-trajectory-2", "nmg-trajectory-3")
+"""Formats that are still read: their levels are numbers ᾱ, and their recorded source row is not used."""
 INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised)
 """What a saved trajectory can have been made by."""
 
@@ -63,7 +63,7 @@ class Trajectory:
 
     Attributes:
         maps: z*_0 … z*_T, [T + 1, channels, height, width] in fp32; map 0 is the picture.
-        levels: ᾱ of each map, T + 1 falling numbers.
+        levels: of each map, T + 1 of them.
         steps: the T denoising steps, noisiest first.
         prompt: the source prompt.
         model: hub id or folder of the model.
@@ -74,7 +74,7 @@ class Trajectory:
     """
 
     maps: Float[Tensor, "levels channels height width"]
-    levels: tuple[float, ...]
+    levels: tuple[Level, ...]
     steps: tuple[Step, ...]
     prompt: str
     model: str
@@ -119,7 +119,8 @@ class Trajectory:
                 f"{type(self.inversion).__name__} is no inversion of this package, so the file could not be read "
                 "again; save dataclasses.replace(trajectory, inversion=DDIM()), whose maps are the same"
             )
-        described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
+        described = {name: getattr(self, name) for name in ("prompt", "model", "convention")}
+        described["levels"] = [dataclasses.astuple(level) for level in self.levels]
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
         held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
@@ -137,8 +138,8 @@ class Trajectory:
             ValueError: for a file that holds no trajectory.
         """
         held, described = load(path, (FORMAT, *EARLIER), "trajectory", "make one with `nmg invert`")
-        described["steps"] = tuple(Step(*fields) for fields in described["steps"])
-        described["levels"] = tuple(described["levels"])
+        described["steps"] = tuple(Step(i, t, _level(a), _level(b)) for i, t, a, b in described["steps"])
+        described["levels"] = tuple(map(_level, described["levels"]))
         described["inversion"] = unpacked(described["inversion"], INVERSIONS)
         described.pop("path", None)
         key, row = described.pop("cache", None), {"plain_drift": described.pop("plain_drift", None)}
@@ -146,3 +147,8 @@ class Trajectory:
             row[name.removeprefix("cache.")] = held.pop(name)
         cache = None if key is None else SourceRow(key, **row)
         return cls(held["maps"], residuals=held.get("residuals"), cache=cache, **described)
+
+
+def _level(held: Any) -> Level:
+    """A level as it is written, or as the number ᾱ that it was in earlier formats."""
+    return diffusion(held) if isinstance(held, float) else Level(*held[:2], tuple(held[2]))

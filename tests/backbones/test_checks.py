@@ -65,7 +65,7 @@ def with_patched_block(pipe):
         ),
         (with_part(adapter=nn.Linear(1, 1)), "has a adapter, whose condition an edit would leave out"),
         (with_perturbed_attention, "guides by perturbed attention"),
-        (with_scheduler_of_another_kind, "EDMEulerScheduler has no levels of DDIM"),
+        (with_scheduler_of_another_kind, "EDMEulerScheduler has no levels that can be followed"),
         (with_config(time_cond_proj_dim=256), r"reads the guidance scale .*time_cond_proj_dim=256"),
         (with_config(addition_embed_type="text_image"), "reads a second embedding"),
         (with_config(class_embed_type="projection"), "reads a class"),

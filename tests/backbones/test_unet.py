@@ -1,12 +1,25 @@
+import copy
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from nmg import Backbone, NoiseMap, edit, images, prepare, steps
-from nmg.backbones.unet import frozen, to_noise
+from nmg import (
+    CFG,
+    Backbone,
+    FixedPoint,
+    NoiseMap,
+    edit,
+    images,
+    invert,
+    prepare,
+    steps,
+    transfer,
+)
+from nmg.backbones.unet import frozen
 from nmg.inversion import rise
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
@@ -151,25 +164,65 @@ def test_an_inpainting_unet_is_refused(build):
 # ---------------------------------------------------------------- the network
 
 
-@pytest.mark.parametrize("alpha", [0.999, 0.5, 0.005])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_every_prediction_type_gives_the_noise_back(kind, alpha):
-    clean, eps = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
-    x = alpha**0.5 * clean + (1 - alpha) ** 0.5 * eps
-    out = {"epsilon": eps, "v_prediction": alpha**0.5 * eps - (1 - alpha) ** 0.5 * clean, "sample": clean}[kind]
-    assert_close(to_noise(out, x, alpha, kind), eps)
+def test_every_prediction_type_gives_the_noise_that_diffusers_steps_along(tiny, kind):
+    backbone = Backbone(tiny(prediction_type=kind))
+    x, text, step = torch.randn(1, 4, 16, 16), backbone.text([SOURCE]), steps(backbone.scheduler, 10)[3]
+    theirs = copy.deepcopy(backbone.scheduler)
+    theirs.set_timesteps(10)
+    with torch.no_grad():
+        out = backbone.unet(x, step.timestep, text).sample
+        found = transfer(x, backbone.predict(x, step, text), step.here, step.there)
+    assert_close(found, theirs.step(out, step.timestep, x).prev_sample, rtol=1e-4, atol=1e-4)
 
 
-def test_an_unknown_prediction_type_is_refused():
-    with pytest.raises(ValueError, match="epsilon, v_prediction and sample work"):
-        to_noise(torch.zeros(1), torch.zeros(1), 0.5, "flow")
+def test_an_unknown_prediction_type_is_refused(build):
+    backbone = Backbone(build(prediction_type="flow"))
+    with pytest.raises(ValueError, match="epsilon, v_prediction, sample work"):
+        backbone.predict(torch.randn(1, 4, 16, 16), steps(backbone.scheduler, 10)[3], backbone.text([SOURCE]))
+
+
+ZERO_SNR = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    "kind", ["DDIM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "FlowMatchEulerDiscrete"]
+)
+def test_models_that_start_in_pure_noise_are_inverted_and_edited(build, picture, kind):
+    pipe, flows = build(), kind.startswith("Flow")
+    # Calm enough that a fixed point is found at every level.
+    pipe.unet.conv_out.weight.data *= 0.1
+    betas = {name: pipe.scheduler.config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    options = {"shift": 2.0} if flows else {**betas, **ZERO_SNR}
+    pipe.scheduler = getattr(diffusers, f"{kind}Scheduler")(**options)
+    trajectory = invert(pipe, picture, SOURCE, steps=6, inversion=FixedPoint(), progress=False)
+    assert trajectory.start.abs().max() < 10
+    kept = edit(pipe, trajectory, guidance=CFG(1.0), progress=False)
+    assert kept.drift < 5e-3
+    found = edit(pipe, trajectory, targets=[TARGET], guidance=NoiseMap(text_scale=3.0), progress=False)
+    assert found.latents.isfinite().all() and found.drift < 1
+
+
+def test_the_unet_of_a_flow_samples_as_diffusers_does(build):
+    pipe = build()
+    pipe.scheduler = theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+    x = expected = torch.randn(1, 4, 16, 16)
+    backbone = Backbone(pipe)
+    text = backbone.text([SOURCE])
+    with torch.no_grad():
+        for step in backbone.steps(4, (16, 16)):
+            x = transfer(x, backbone.predict(x, step, text), step.here, step.there)
+        theirs.set_timesteps(4)
+        for t in theirs.timesteps:
+            expected = theirs.step(pipe.unet(expected, t, text).sample, t, expected).prev_sample
+    assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_eps_is_the_unets_output(backbone, step):
     x, text = torch.randn(2, 4, 16, 16), backbone.text([SOURCE, TARGET])
     with torch.no_grad():
         expected = backbone.unet(x.double(), step.timestep, text.double()).sample
-        assert_close(backbone.eps(x, step, text), expected.float())
+        assert_close(backbone.predict(x, step, text), expected.float())
 
 
 def test_gradients_reach_the_latent_and_never_the_parameters(build, step):
@@ -213,7 +266,7 @@ def test_cross_attention_runs_at_the_positions_that_are_foretold(backbone, step,
     seen = set()
     x, text = torch.randn(1, 4, *size), backbone.text([SOURCE])
     with torch.no_grad():
-        backbone.eps(x, step, text, lambda site, q, k, v: seen.add(q.shape[2]) if site.is_cross else None)
+        backbone.predict(x, step, text, lambda site, q, k, v: seen.add(q.shape[2]) if site.is_cross else None)
     assert seen == backbone.cross_positions(size)
 
 

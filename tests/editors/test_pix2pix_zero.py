@@ -183,7 +183,7 @@ def maps(run, x, text):
         if site.is_cross:
             looks.append(probabilities(q, k))
 
-    run.eps(x, run.steps[0], text, attend)
+    run.predict(x, run.steps[0], text, attend)
     return looks
 
 
@@ -239,8 +239,8 @@ def test_the_null_copy_goes_on(run):
     step, (_, x) = run.steps[0], next(denoise(run, CFG(2.5), Pix2PixZero()))
     text = torch.cat([run.null, run.text])
     moved = editor.steer(run, step, torch.cat([run.start, run.start]), text)
-    null, content = run.eps(moved, step, text).chunk(2)
-    assert_close(x, nmg.transfer(moved[:3], null + 2.5 * (content - null), step.alpha, step.alpha_prev))
+    null, content = run.predict(moved, step, text).chunk(2)
+    assert_close(x, nmg.transfer(moved[:3], null + 2.5 * (content - null), step.here, step.there))
 
 
 def test_the_distance_is_a_sum_over_layers_positions_and_words_and_a_mean_over_rows_and_heads():

@@ -71,7 +71,7 @@ def test_the_maps_are_the_text_halfs_mean_over_layers_and_heads(backbone, trajec
             layers.append(probabilities(q, k)[2:].mean(1).unflatten(1, (8, 8)))
 
     text = torch.cat([run.null, run.text])
-    run.eps(torch.cat([run.start, run.start]), run.steps[0], text, attend)
+    run.predict(torch.cat([run.start, run.start]), run.steps[0], text, attend)
     assert len(layers) == 4
     assert_close(recorder.maps(run).steps[0], torch.stack(layers).mean(0).float(), rtol=1e-3, atol=1e-5)
 

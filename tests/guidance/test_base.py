@@ -147,8 +147,8 @@ def test_noise_map_guidance_and_negative_prompt_inversion_in_one_run(run):
     for step, latents in denoise(run, GENTLE + NegativePrompt(), Editor()):
         x = GENTLE.steer(run, step, x)
         text = torch.cat([run.text[:1].expand(2, -1, -1), run.text])
-        eps = run.eps(torch.cat([x, x]), step, text)
-        x = transfer(x, CFG(7.5).combine(run, step, eps), step.alpha, step.alpha_prev)
+        eps = run.predict(torch.cat([x, x]), step, text)
+        x = transfer(x, CFG(7.5).combine(run, step, eps), step.here, step.there)
         assert_close(latents, x, rtol=1e-3, atol=1e-3)
         x = latents
 

@@ -163,10 +163,10 @@ def in_full(monkeypatch):
 
     def in_full(run, guidance, editor):
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "eps", lambda self, x, step, text, attend=None, *_: eps(self, x, step, text, attend))
+            patch.setattr(Run, "predict", lambda self, x, step, text, attend=None, *_: eps(self, x, step, text, attend))
             return torch.stack([x for _, x in denoise(run, guidance, editor)])
 
-    eps = Run.eps
+    eps = Run.predict
     return in_full
 
 
@@ -258,13 +258,13 @@ def test_a_row_is_recorded_and_replayed_in_inference_mode(small, recorded_row, e
 @pytest.fixture
 def calls(small, monkeypatch):
     """Step, number of rows and whether there is a gradient, of each call of the network."""
-    seen, eps = [], small.eps
+    seen, eps = [], small.predict
 
     def watched(x, step, text, attend=None):
         seen.append((step.index, len(x), x.requires_grad or text.requires_grad))
         return eps(x, step, text, attend)
 
-    monkeypatch.setattr(small, "eps", watched)
+    monkeypatch.setattr(small, "predict", watched)
     return seen
 
 
@@ -575,7 +575,7 @@ def test_an_inversions_callback_sees_the_maps_as_they_come(small, picture):
     steps, latents = zip(*seen, strict=True)
     assert [step.index for step in steps] == [0, 1, 2] and torch.equal(torch.cat(latents), trajectory.maps[1:])
     assert [step.timestep for step in steps] == [step.timestep for step in reversed(trajectory.steps)]
-    assert tuple(step.alpha_prev for step in steps) == trajectory.levels[1:]
+    assert tuple(step.there for step in steps) == trajectory.levels[1:]
 
 
 def test_an_inversion_that_is_stopped_leaves_no_trace(small, picture, monkeypatch):

@@ -84,7 +84,7 @@ def reference(config, run, step, x, eps):
         if config.pull == "inversion":
             moved[row] -= hold * (moved[row] - run.trajectory.target(step)[0].numpy())
         else:
-            a = step.alpha_prev
+            a = step.there.alpha
             clean = (moved[row] - math.sqrt(1 - a) * noise[row]) / math.sqrt(a)
             clean -= hold * (clean - run.trajectory.maps[0].numpy())
             moved[row] = math.sqrt(a) * clean + math.sqrt(1 - a) * noise[row]
@@ -201,9 +201,9 @@ def test_a_run_is_the_loop_of_its_equations(run):
     config, x = ProxNegativePrompt(3.0, quantile=0.8, rate=0.5, below=600), run.start
     text = torch.cat([run.text[:1].expand(3, -1, -1), run.text])
     for step, latents in denoise(run, config, Editor()):
-        eps = run.eps(torch.cat([x, x]), step, text)
+        eps = run.predict(torch.cat([x, x]), step, text)
         noise, _ = reference(config, run, step, x, eps)
-        _, x = reference(config, run, step, transfer(x, noise, step.alpha, step.alpha_prev), eps)
+        _, x = reference(config, run, step, transfer(x, noise, step.here, step.there), eps)
         assert_close(latents, x, rtol=1e-3, atol=1e-3)
         x = latents
 

@@ -31,6 +31,7 @@ from nmg import (
 from nmg.guidance.base import check_finite
 from nmg.guidance.noise_map import ENERGIES, REFERENCE_ELEMENTS
 from nmg.inversion import rise
+from nmg.levels import diffusion
 from nmg.run import Run
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
@@ -70,8 +71,8 @@ def test_cfg_touches_nothing_else(run):
 def test_a_run_with_cfg_is_plain_ddim(run):
     x = run.start
     for step, latents in denoise(run, CFG(3), Editor()):
-        null, text = run.eps(x, step, run.null), run.eps(x, step, run.text)
-        x = transfer(x, null + 3 * (text - null), step.alpha, step.alpha_prev)
+        null, text = run.predict(x, step, run.null), run.predict(x, step, run.text)
+        x = transfer(x, null + 3 * (text - null), step.here, step.there)
         assert_close(latents, x, rtol=1e-5, atol=1e-5)
 
 
@@ -87,10 +88,10 @@ def test_the_source_row_does_not_depend_on_the_targets(sample):
 def test_at_scale_0_noise_map_guidance_is_a_null_text_step_before_the_text_guided_one(run):
     x = run.start
     for step, latents in denoise(run, NoiseMap(noise_map_scale=0, text_scale=3), Editor()):
-        null = run.eps(x[:1], step, run.null[:1])
-        x = torch.cat([transfer(x[:1], null, step.alpha, step.alpha_prev), x[1:]])
-        null, text = run.eps(x, step, run.null), run.eps(x, step, run.text)
-        x = transfer(x, null + 3 * (text - null), step.alpha, step.alpha_prev)
+        null = run.predict(x[:1], step, run.null[:1])
+        x = torch.cat([transfer(x[:1], null, step.here, step.there), x[1:]])
+        null, text = run.predict(x, step, run.null), run.predict(x, step, run.text)
+        x = transfer(x, null + 3 * (text - null), step.here, step.there)
         assert_close(latents, x, rtol=1e-5, atol=1e-5)
 
 
@@ -106,9 +107,9 @@ def gradient_of(guidance, run, step, x):
 
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):
     guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70, bound=None), run.steps[1], noise(3, 4, 16, 16)
-    gradient, eps = gradient_of(guidance, run, step, x), run.eps(x[:1], step, run.null[:1])
+    gradient, eps = gradient_of(guidance, run, step, x), run.predict(x[:1], step, run.null[:1])
     strength = 3 * 70 * len(run.steps) / 50
-    expected = transfer(x[:1], eps + strength * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
+    expected = transfer(x[:1], eps + strength * step.here.s * gradient, step.here, step.there)
     assert_close(guidance.steer(run, step, x)[:1], expected)
 
 
@@ -123,7 +124,7 @@ def test_only_the_product_of_the_two_scales_matters(sample):
     ways = [NoiseMap(noise_map_scale=first, gradient_scale=second) for first, second in ((10, 50), (50, 10), (10, 5))]
     same, also, other = (sample(guidance=guidance) for guidance in ways)
     assert_close(same, also)
-    step = Step(0, 1, 0.5, 0.9)
+    step = Step(0, 1, diffusion(0.5), diffusion(0.9))
     assert ways[0].strength(step) == ways[1].strength(step) == 500
     assert (same - other).abs().max() > 1e-3
 
@@ -152,7 +153,7 @@ def test_the_gradient_is_that_of_finite_differences(build, trajectory, energy, d
     run = prepare(backbone, trajectory)
     backbone.unet.double()
     step, z = run.steps[1], noise(1, 4, 16, 16, dtype=torch.float64)
-    arrival = transfer(z, run.eps(z, step, run.null), step.alpha, step.alpha_prev)
+    arrival = transfer(z, run.predict(z, step, run.null), step.here, step.there)
     maps = (arrival + distance * noise(1, 4, 16, 16, seed=1, dtype=torch.float64)).expand(5, -1, -1, -1)
     run = dataclasses.replace(run, trajectory=dataclasses.replace(trajectory, maps=maps))
     definition = {
@@ -162,7 +163,7 @@ def test_the_gradient_is_that_of_finite_differences(build, trajectory, energy, d
     }
 
     def energy_of(z):
-        reached = transfer(z, run.eps(z, step, run.null), step.alpha, step.alpha_prev)
+        reached = transfer(z, run.predict(z, step, run.null), step.here, step.there)
         return definition[energy](reached, maps[:1], reduction="sum") / (4 * 64 * 64)
 
     gradient = gradient_of(NoiseMap(energy=energy), run, step, z)
@@ -208,7 +209,7 @@ def test_at_512_pixels_the_gradient_is_that_of_the_papers_mean(pointwise):
     gradient = gradient_of(NoiseMap(), run, step, z)
     with torch.enable_grad():
         z.requires_grad_()
-        F.l1_loss(transfer(z, z.sin(), step.alpha, step.alpha_prev), run.trajectory.target(step)).backward()
+        F.l1_loss(transfer(z, z.sin(), step.here, step.there), run.trajectory.target(step)).backward()
     assert z.numel() == REFERENCE_ELEMENTS
     assert_close(gradient, z.grad)
 
@@ -217,7 +218,7 @@ def test_the_gradient_enters_the_network_at_unit_size_so_that_half_precision_hol
     step, z = pointwise.steps[1], noise(1, 4, 16, 16)
     NoiseMap().steer(pointwise, step, z)
     (seed,) = pointwise.backbone.seeds
-    coefficient = abs(math.sqrt(1 - step.alpha_prev) - math.sqrt(step.alpha_prev * (1 - step.alpha) / step.alpha))
+    coefficient = abs(step.there.s - step.there.a * step.here.s / step.here.a)
     assert_close(seed.abs(), torch.full_like(seed, coefficient))
     assert coefficient > 1e3 * torch.finfo(torch.float16).tiny
 
@@ -236,10 +237,10 @@ def test_the_gradient_survives_a_half_precision_network(build, trajectory):
 
 def test_no_hook_is_active_while_the_gradient_is_taken(run, monkeypatch):
     hooked = []
-    eps = Backbone.eps
+    eps = Backbone.predict
     monkeypatch.setattr(
         Backbone,
-        "eps",
+        "predict",
         lambda self, x, step, text, attend=None: hooked.append((len(x), attend)) or eps(self, x, step, text, attend),
     )
     list(denoise(run, NoiseMap(), Watcher()))
@@ -300,7 +301,7 @@ def test_a_list_gives_each_step_its_own_scale_noisiest_first_and_a_function_too(
 
 @pytest.mark.parametrize("scale", [3.0, (3.0,) * 5, lambda step: 3.0], ids=["number", "numbers", "function"])
 def test_the_strength_counts_by_50_steps(scale):
-    guidance, step = NoiseMap(noise_map_scale=scale, gradient_scale=70), Step(2, 1, 0.5, 0.9)
+    guidance, step = NoiseMap(noise_map_scale=scale, gradient_scale=70), Step(2, 1, diffusion(0.5), diffusion(0.9))
     assert guidance.strength(step) == guidance.strength(step, 50) == 210
     assert guidance.strength(step, 5) == pytest.approx(21)
 
@@ -313,9 +314,9 @@ def test_the_null_noise_of_the_row_before_it_was_steered_is_used_again(run, edit
     x = run.start
     for step, latents in denoise(run, NoiseMap(reuse_null=True, **GENTLE), editor):
         steered = NoiseMap(**GENTLE).steer(run, step, x)
-        null = run.eps(x[:1], step, run.null[:1])
-        text = run.eps(steered[:1], step, run.text[:1])
-        expected = transfer(steered[:1], null + 3 * (text - null), step.alpha, step.alpha_prev)
+        null = run.predict(x[:1], step, run.null[:1])
+        text = run.predict(steered[:1], step, run.text[:1])
+        expected = transfer(steered[:1], null + 3 * (text - null), step.here, step.there)
         assert_close(latents[:1], expected, rtol=1e-5, atol=1e-5)
         x = latents
 
@@ -332,13 +333,13 @@ def test_another_null_prompt_has_a_noise_of_its_own(run):
 
 
 def test_a_fast_step_takes_one_call_without_gradient_and_leaves_the_null_copy_out(run, monkeypatch):
-    seen, eps = [], Backbone.eps
+    seen, eps = [], Backbone.predict
 
     def watched(self, x, *rest):
         seen.append(len(x))
         return eps(self, x, *rest)
 
-    monkeypatch.setattr(Backbone, "eps", watched)
+    monkeypatch.setattr(Backbone, "predict", watched)
     next(denoise(run, NoiseMap.fast(**GENTLE), Editor()))
     # The source alone; then two targets twice, and the source under its prompt.
     assert seen == [1, 5]
@@ -351,8 +352,8 @@ def test_a_fast_step_without_a_bound_is_refused(none):
 
 
 def test_a_function_may_look_at_the_noise_level(run):
-    guidance = NoiseMap(noise_map_scale=lambda step: 10 * (1 - step.alpha), gradient_scale=2)
-    assert [guidance.strength(step) for step in run.steps] == [20 * (1 - step.alpha) for step in run.steps]
+    guidance = NoiseMap(noise_map_scale=lambda step: 10 * step.here.s, gradient_scale=2)
+    assert [guidance.strength(step) for step in run.steps] == [20 * step.here.s for step in run.steps]
 
 
 def test_a_list_is_kept_as_a_tuple_that_the_caller_can_not_change():
@@ -414,8 +415,8 @@ def test_a_step_outside_of_the_part_is_plain_classifier_free_guidance(run):
     for step, latents in denoise(run, NoiseMap(during=(0.5, 1), **GENTLE), Editor()):
         if step.index < 2:
             text = torch.cat([run.null, run.text])
-            eps = CFG(3).combine(run, step, run.eps(torch.cat([x, x]), step, text))
-            assert torch.equal(latents, transfer(x, eps, step.alpha, step.alpha_prev))
+            eps = CFG(3).combine(run, step, run.predict(torch.cat([x, x]), step, text))
+            assert torch.equal(latents, transfer(x, eps, step.here, step.there))
         x = latents
 
 
@@ -533,14 +534,14 @@ def test_direct_inversion_adds_the_papers_stored_difference(run):
     """Section 4: walk once with the source alone, keep its differences, add them on the next walk."""
     x, differences = run.start[:1], []
     for step in run.steps:
-        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null[:1], run.text[:1]]))
-        x = transfer(x, CFG(7.5).combine(run, step, eps), step.alpha, step.alpha_prev)
+        eps = run.predict(torch.cat([x, x]), step, torch.cat([run.null[:1], run.text[:1]]))
+        x = transfer(x, CFG(7.5).combine(run, step, eps), step.here, step.there)
         differences.append(run.trajectory.target(step) - x)
         x = x + differences[-1]
     x = run.start
     for step, latents in denoise(run, Direct(7.5), Editor()):
-        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null, run.text]))
-        x = transfer(x, CFG(7.5).combine(run, step, eps), step.alpha, step.alpha_prev)
+        eps = run.predict(torch.cat([x, x]), step, torch.cat([run.null, run.text]))
+        x = transfer(x, CFG(7.5).combine(run, step, eps), step.here, step.there)
         x[:1] += differences[step.index]
         assert_close(latents, x, rtol=1e-2, atol=1e-2)
 

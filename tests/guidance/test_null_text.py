@@ -92,7 +92,7 @@ def test_the_last_look_of_a_search_is_the_guided_step_before_the_last_update(run
     search = NullText(4.0, iterations=1).search(run)
     rows_of(run, search)
     step = run.steps[0]
-    eps = run.eps(run.start, step, torch.cat([run.null[:1], run.text[:1]]))
+    eps = run.predict(run.start, step, torch.cat([run.null[:1], run.text[:1]]))
     ended = run.down(run.start[:1], eps[:1] + 4 * (eps[1:] - eps[:1]), step)
     assert_close(search.found[0][1], F.mse_loss(ended, run.trajectory.target(step)).item(), rtol=1e-3, atol=1e-6)
     assert losses[0] == [pytest.approx(search.found[0][1])]
@@ -156,7 +156,7 @@ def test_targets_are_guided_by_the_embeddings_too(run):
     for step, latents in denoise(run, search, Editor()):
         null = search.found[step.index][0].expand(2, -1, -1)
         assert torch.equal(search.null(run, step), null)
-        eps = run.eps(torch.cat([x, x]), step, torch.cat([null, run.text]))
+        eps = run.predict(torch.cat([x, x]), step, torch.cat([null, run.text]))
         assert_close(latents, run.down(x, CFG(5).combine(run, step, eps), step), rtol=1e-4, atol=1e-4)
         x = latents
 

@@ -32,7 +32,7 @@ from nmg import (
 from nmg.inversion import CONVENTIONS, rise
 from nmg.inversion.base import Rise
 from nmg.inversion.regularised import auto_correlation, divergence, draw_shifts
-from nmg.levels import spread
+from nmg.levels import diffusion, spread
 
 SOURCE = "a red cat sitting in the forest"
 
@@ -59,8 +59,8 @@ def test_aligned_maps_lie_where_the_steps_that_they_guide_end(build, monkeypatch
     constant(pipe, monkeypatch)
     trajectory = rise(Backbone(pipe), latents, SOURCE, count, offset=offset)
     for step in trajectory.steps:
-        assert trajectory.levels[count - 1 - step.index] == step.alpha_prev
-        assert trajectory.levels[count - step.index] == step.alpha
+        assert trajectory.levels[count - 1 - step.index] == step.there
+        assert trajectory.levels[count - step.index] == step.here
         assert torch.equal(trajectory.target(step)[0], trajectory.maps[count - 1 - step.index])
 
 
@@ -69,8 +69,8 @@ def test_the_authors_maps_lie_one_level_above(build, monkeypatch, latents):
     constant(pipe, monkeypatch)
     trajectory = rise(Backbone(pipe), latents, SOURCE, 10, "diffusers-0.18", 0)
     for step in trajectory.steps:
-        assert trajectory.levels[9 - step.index] == step.alpha
-    assert trajectory.levels[-1] == float(pipe.scheduler.alphas_cumprod[-1])
+        assert trajectory.levels[9 - step.index] == step.here
+    assert trajectory.levels[-1] == diffusion(float(pipe.scheduler.alphas_cumprod[-1]))
 
 
 @pytest.mark.parametrize(("convention", "offset"), [("aligned", None), ("diffusers-0.18", 0)])
@@ -98,7 +98,7 @@ def test_aligned_inversion_asks_the_network_at_the_level_above(tiny, picture, pr
     text = backbone.text([SOURCE])
     for k, step in enumerate(reversed(trajectory.steps)):
         z = trajectory.maps[k : k + 1]
-        expected = transfer(z, backbone.eps(z, step, text), step.alpha_prev, step.alpha)
+        expected = transfer(z, backbone.predict(z, step, text), step.there, step.here)
         assert_close(trajectory.maps[k + 1 : k + 2], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_conventions_have_names():
 # ---------------------------------------------------------------- regularised
 
 
-UP = Rise(1, 0.5, 0.5, 0.4)
+UP = Rise(1, diffusion(0.5), diffusion(0.5), diffusion(0.4))
 
 
 def seeded(seed=0):
@@ -400,17 +400,19 @@ def scripted(*answers):
 def found(answers, **settings):
     """The noise that fixed-point iteration ends with, as a number, and how often it asked."""
     ask, asked = scripted(*answers)
-    noise = FixedPoint(**settings).noise(ask, torch.zeros(1, 1, 2, 2), Rise(1, 0.5, 0.9, 0.5), seeded())
+    noise = FixedPoint(**settings).noise(
+        ask, torch.zeros(1, 1, 2, 2), Rise(1, diffusion(0.5), diffusion(0.9), diffusion(0.5)), seeded()
+    )
     return noise.unique().item(), len(asked)
 
 
 def test_the_network_is_asked_at_each_estimate_of_the_latent_above():
     ask, asked = scripted(8, 4, 2, 1)
-    x, up = torch.ones(1, 1, 2, 2), Rise(1, 0.5, 0.9, 0.5)
+    x, up = torch.ones(1, 1, 2, 2), Rise(1, diffusion(0.5), diffusion(0.9), diffusion(0.5))
     noise = FixedPoint(3, 0.0).noise(ask, x, up, seeded())
     assert torch.equal(asked[0], x)
     for z, value in zip(asked[1:], (8, 4, 2), strict=True):
-        assert_close(z, transfer(x, torch.full_like(x, value), up.a_from, up.a_to))
+        assert_close(z, transfer(x, torch.full_like(x, value), up.here, up.there))
     assert (noise == 1).all()
 
 
@@ -441,12 +443,12 @@ def test_a_fixed_point_iteration_that_runs_away_is_no_worse_than_ddim_in_its_ste
 
     def gap(step, below, above):
         """How far the step down from a map ends from the map below."""
-        return (transfer(above, backbone.eps(above, step, text), step.alpha, step.alpha_prev) - below).norm()
+        return (transfer(above, backbone.predict(above, step, text), step.here, step.there) - below).norm()
 
     trajectory = rise(backbone, latents, SOURCE, 4, inversion=FixedPoint(4))
     for k, step in enumerate(reversed(trajectory.steps)):
         below, above = trajectory.maps[k : k + 1], trajectory.maps[k + 1 : k + 2]
-        plain = transfer(below, backbone.eps(below, step, text), step.alpha_prev, step.alpha)
+        plain = transfer(below, backbone.predict(below, step, text), step.there, step.here)
         assert gap(step, below, above) <= 1.01 * gap(step, below, plain)
 
 
@@ -515,7 +517,7 @@ def test_residuals_are_what_the_stochastic_steps_lack(backbone, friendly):
     text = backbone.text(["", SOURCE])
     for step in friendly.steps:
         z = friendly.origin(step)
-        null, under = backbone.eps(torch.cat([z, z]), step, text).chunk(2)
+        null, under = backbone.predict(torch.cat([z, z]), step, text).chunk(2)
         eps, nothing = null + 3.5 * (under - null), torch.zeros_like(z)
         mean = scheduler.step(eps, step.timestep, z, eta=1.0, variance_noise=nothing).prev_sample
         assert_close(friendly.residuals[step.index, None], friendly.target(step) - mean, rtol=1e-3, atol=1e-3)
@@ -525,8 +527,8 @@ def test_a_run_adds_the_residual_of_its_step_to_every_row(backbone, friendly):
     run = prepare(backbone, friendly, ["a dog"])
     x, eps = torch.randn(2, 2, 4, 16, 16, generator=seeded())
     for step in run.steps:
-        sigma = spread(step.alpha, step.alpha_prev)
-        expected = transfer(x, eps, step.alpha, step.alpha_prev, sigma) + friendly.residuals[step.index]
+        sigma = spread(step.here, step.there)
+        expected = transfer(x, eps, step.here, step.there, sigma) + friendly.residuals[step.index]
         assert torch.equal(run.down(x, eps, step), expected)
 
 
@@ -534,7 +536,7 @@ def test_without_residuals_a_run_goes_down_by_ddim(backbone, trajectory):
     run = prepare(backbone, trajectory, ["a dog"])
     x, eps = torch.randn(2, 2, 4, 16, 16, generator=seeded())
     for step in run.steps:
-        assert torch.equal(run.down(x, eps, step), transfer(x, eps, step.alpha, step.alpha_prev))
+        assert torch.equal(run.down(x, eps, step), transfer(x, eps, step.here, step.there))
 
 
 def test_the_noise_is_seeded_and_leaves_the_random_state_alone(backbone, latents, friendly):

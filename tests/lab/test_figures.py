@@ -5,6 +5,7 @@ from PIL import Image
 from nmg import Edit, Editor, Request, Step, Trajectory
 from nmg.lab import figures
 from nmg.lab.examples import Example
+from nmg.levels import diffusion
 
 
 def saved(figure, tmp_path):
@@ -41,7 +42,13 @@ def test_curves_and_attention_are_drawn(tmp_path):
 
 def test_an_edit_stands_beside_its_truth(tmp_path):
     black = Image.new("RGB", (64, 64))
-    trajectory = Trajectory(torch.zeros(2, 4, 8, 8), (1.0, 0.5), (Step(0, 1, 0.5, 1.0),), "a", "none")
+    trajectory = Trajectory(
+        torch.zeros(2, 4, 8, 8),
+        (diffusion(1.0), diffusion(0.5)),
+        (Step(0, 1, diffusion(0.5), diffusion(1.0)),),
+        "a",
+        "none",
+    )
     pictures = {"source": black, "reconstruction": black, "pictures": [black]}
     found = {"latents": torch.zeros(2, 4, 8, 8), "trajectory": trajectory, "drift": 0.0, "replayed": False}
     result = Edit(**pictures, **found, request=Request())

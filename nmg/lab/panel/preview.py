@@ -22,8 +22,8 @@ def predicted(before: Latents, after: Latents, step: Step, residual: Latents | N
 
     The step is linear in the clean latent x and the noise e that it followed,
 
-        z_t     = √ᾱ_t x     + √(1 - ᾱ_t) e
-        z_{t-1} = √ᾱ_{t-1} x + √(1 - ᾱ_{t-1} - σ²) e,
+        z_t     = a_t x     + s_t e
+        z_{t-1} = a_{t-1} x + √(s_{t-1}² - σ²) e,
 
     so that both can be solved for (Song, Meng & Ermon 2021, arXiv 2010.02502, equation 12).
 
@@ -31,13 +31,13 @@ def predicted(before: Latents, after: Latents, step: Step, residual: Latents | N
         before, after: of rows that nothing but the step moves, or nothing much: the targets'.
         residual: what was added after a stochastic step (σ > 0); None for DDIM (σ = 0).
     """
-    sigma = 0.0 if residual is None else spread(step.alpha, step.alpha_prev)
+    sigma = 0.0 if residual is None else spread(step.here, step.there)
     end = after if residual is None else after - residual
-    noise_before, noise_after = (1 - step.alpha) ** 0.5, max(0.0, 1 - step.alpha_prev - sigma**2) ** 0.5
-    determinant = step.alpha_prev**0.5 * noise_before - step.alpha**0.5 * noise_after
+    noise_before, noise_after = step.here.s, max(0.0, step.there.s**2 - sigma**2) ** 0.5
+    determinant = step.there.a * noise_before - step.here.a * noise_after
     # A step that moves nothing says nothing about the noise.
     if abs(determinant) < 1e-6:
-        return end / step.alpha_prev**0.5
+        return end / step.there.a
     return (noise_before * end - noise_after * before) / determinant
 
 

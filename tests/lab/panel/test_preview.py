@@ -8,7 +8,7 @@ from PIL import Image
 import nmg
 from nmg import images
 from nmg.lab.panel import LatentPreview, predicted
-from nmg.levels import Step, spread, transfer
+from nmg.levels import Step, diffusion, spread, transfer
 from nmg.menagerie.scene import Scene
 
 
@@ -17,12 +17,13 @@ def test_the_clean_latent_of_a_step_is_solved_for_exactly(stochastic):
     generator = torch.Generator().manual_seed(0)
     clean, noise, residual = (torch.randn(1, 4, 3, 3, generator=generator) for _ in range(3))
     for alpha, alpha_prev in ((0.01, 0.05), (0.3, 0.6), (0.9, 1.0)):
-        step, sigma = Step(0, 1, alpha, alpha_prev), spread(alpha, alpha_prev) if stochastic else 0.0
+        here, there = diffusion(alpha), diffusion(alpha_prev)
+        step, sigma = Step(0, 1, here, there), spread(here, there) if stochastic else 0.0
         before = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise
-        after = transfer(before, noise, alpha, alpha_prev, sigma) + (residual if stochastic else 0)
+        after = transfer(before, noise, here, there, sigma) + (residual if stochastic else 0)
         found = predicted(before, after, step, residual if stochastic else None)
         torch.testing.assert_close(found, clean, atol=2e-5, rtol=1e-4)
-    still = Step(0, 1, 0.99, 0.99)
+    still = Step(0, 1, diffusion(0.99), diffusion(0.99))
     torch.testing.assert_close(predicted(clean, clean, still), clean / 0.99**0.5)
 
 
