@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ProxNegativePrompt,
         default_guidance,
     )
-    from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, invert
+    from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, UniInv, invert
     from nmg.levels import Step, steps, transfer
     from nmg.pipelines import NoiseMapGuidancePipeline, load
     from nmg.request import Request
@@ -35,7 +35,7 @@ __all__ = [
     # load and edit
     "load", "default_guidance", "invert", "edit", "Edit", "Request", "Trajectory", "NoiseMapGuidancePipeline",
     # inversion: how the noise maps are made
-    "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly",
+    "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly", "UniInv",
     # guidance: how the source row stays on its noise maps
     "Guidance", "CFG", "NoiseMap", "NullText", "NullTexts", "find_null_texts", "NegativePrompt", "ProxNegativePrompt",
     "Direct",
@@ -55,7 +55,7 @@ _HOMES = {
         "CFG", "Direct", "Guidance", "NegativePrompt", "NoiseMap", "NullText", "NullTexts", "ProxNegativePrompt",
         "default_guidance",
     ),
-    "inversion": ("DDIM", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "invert"),
+    "inversion": ("DDIM", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "UniInv", "invert"),
     "levels": ("Step", "steps", "transfer"),
     "request": ("Request",),
     "sampling": ("Edit", "denoise", "edit", "find_null_texts", "prepare"),

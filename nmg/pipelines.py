@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,9 +45,7 @@ def quiet() -> Iterator[None]:
             library.set_verbosity(verbosity)
 
 
-def load(
-    model: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-) -> NoiseMapGuidancePipeline:
+def load(model: str | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Any:
     """Load a model by name, ready to edit.
 
     Args:
@@ -57,6 +56,9 @@ def load(
 
     Raises:
         OSError: if the model can't be found or fetched, with what would work.
+
+    Returns:
+        A `NoiseMapGuidancePipeline` for Stable Diffusion 1 and 2; for another family, diffusers' own pipeline of it.
     """
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
@@ -64,7 +66,7 @@ def load(
     folder = BUNDLED_FOLDER if model == BUNDLED else model
     try:
         with quiet():
-            pipe = NoiseMapGuidancePipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
+            pipe = _loaded(folder, dtype)
     except (OSError, ValueError) as error:
         raise OSError(
             f"the model {model!r} can't be loaded: {str(error).strip().splitlines()[0]} — give a folder in diffusers' "
@@ -74,8 +76,16 @@ def load(
         pipe.register_to_config(_name_or_path=BUNDLED)
     pipe.set_progress_bar_config(leave=False)
     # Editing needs no gradient for parameters; frozen here, they need not be frozen anew for every pass.
-    pipe.unet.requires_grad_(False)
+    Backbone(pipe).network.requires_grad_(False)
     return pipe.to(device)
+
+
+def _loaded(folder: Any, dtype: torch.dtype) -> Any:
+    """The pipeline in a folder or at a hub id, by the class that its index names."""
+    kind = DiffusionPipeline.load_config(folder).get("_class_name", "")
+    if kind in ("StableDiffusionPipeline", "NoiseMapGuidancePipeline", ""):
+        return NoiseMapGuidancePipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
 
 
 def generate(
@@ -86,7 +96,8 @@ def generate(
     Args:
         generator: on the CPU, so that a seed gives the same picture everywhere; seeded with 0 if not given.
     """
-    sampler = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    own = isinstance(pipe, StableDiffusionPipeline)
+    sampler = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False) if own else copy.copy(pipe)
     sampler.set_progress_bar_config(disable=True)
     generator = generator or torch.Generator().manual_seed(0)
     options = {"guidance_scale": scale, "num_inference_steps": steps, "generator": generator, "output_type": "pt"}
@@ -94,7 +105,7 @@ def generate(
 
 
 with quiet():
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
     from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 
@@ -214,7 +225,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             return sample(backbone, opened, trajectory, progress=self._shows_progress).latents
 
         prompts = [*[opened.negative or ""] * len(opened.prompts), *opened.prompts]
-        held = {"prompt_embeds": backbone.text(prompts)} if "prompt_embeds" in inputs else {}
+        held = {"prompt_embeds": backbone.text(prompts).tokens} if "prompt_embeds" in inputs else {}
 
         def each(step: Step, latents: torch.Tensor) -> None:
             given = {name: value for name, value in {**held, "latents": latents}.items() if name in inputs}

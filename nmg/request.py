@@ -105,7 +105,7 @@ class Request:
             **own,
         }
         open_ = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        dtype = str(backbone.unet.dtype).removeprefix("torch.")
+        dtype = str(backbone.network.dtype).removeprefix("torch.")
         made_by: dict[str, Any] = {"model": backbone.name, "dtype": dtype, "version": __version__}
         return dataclasses.replace(self, targets=self.targets or editor.targets(source), **open_, **made_by)
 
@@ -247,7 +247,7 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
             f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
             "again, or use dataclasses.replace(trajectory, model=…) if the two are the same"
         )
-    channels = backbone.unet.config.in_channels
+    channels = backbone.network.config.in_channels
     if trajectory.maps.shape[1] != channels:
         raise ValueError(
             f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "

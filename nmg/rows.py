@@ -7,22 +7,37 @@ A copy of the source that is not needed is left out of the call: its null copy, 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+from nmg.conditioning import Conditioning
+
+Rows = TypeVar("Rows", Tensor, Conditioning)
 
 Copies = Literal["none", "text", "both"]
 """The copies of the source row that one network call holds."""
 _ORDER: tuple[Copies, ...] = ("none", "text", "both")
 
 
-def doubled(rows: Tensor) -> Tensor:
+def cat(parts: Sequence[Rows]) -> Rows:
+    """Rows one after the other."""
+    return torch.cat(tuple(parts))  # type: ignore[arg-type, return-value]
+
+
+def same(one: Rows, other: Rows) -> bool:
+    """Whether two hold equal values."""
+    return torch.equal(one, other)  # type: ignore[arg-type]
+
+
+def doubled(rows: Rows) -> Rows:
     """[rows, …] to [null rows; text rows]."""
-    return torch.cat([rows, rows])
+    return cat([rows, rows])
 
 
-def halves(doubled_rows: Tensor) -> tuple[Tensor, Tensor]:
+def halves(doubled_rows: Rows) -> tuple[Rows, Rows]:
     """[null rows; text rows] to its two parts; an odd number of rows is one whose null part leaves the source out."""
     middle = len(doubled_rows) // 2
     return doubled_rows[:middle], doubled_rows[middle:]
@@ -33,12 +48,12 @@ def most(*copies: Copies) -> Copies:
     return max(copies, key=_ORDER.index)
 
 
-def with_copies(doubled_rows: Tensor, copies: Copies) -> Tensor:
+def with_copies(doubled_rows: Rows, copies: Copies) -> Rows:
     """[null rows; text rows] with these copies of the source alone."""
     if copies == "both":
         return doubled_rows
     null, text = halves(doubled_rows)
-    return torch.cat([null[1:], text[1:] if copies == "none" else text])
+    return cat([null[1:], text[1:] if copies == "none" else text])
 
 
 def completed(seen: Tensor, copies: Copies) -> Tensor:
@@ -50,36 +65,36 @@ def completed(seen: Tensor, copies: Copies) -> Tensor:
         return seen
     null, text = halves(seen)
     if copies == "none":
-        text = torch.cat([text.new_zeros(1, *text.shape[1:]), text])
-    return torch.cat([text[:1], null, text])
+        text = cat([text.new_zeros(1, *text.shape[1:]), text])
+    return cat([text[:1], null, text])
 
 
 def with_sources(copies: Tensor, doubled_rows: Tensor) -> Tensor:
     """[null rows; text rows] with the source's two copies replaced."""
     null, text = halves(doubled_rows)
-    return torch.cat([copies[:1], null[1:], copies[1:], text[1:]])
+    return cat([copies[:1], null[1:], copies[1:], text[1:]])
 
 
 def with_null_source(noise: Tensor, doubled_rows: Tensor) -> Tensor:
     """[null rows; text rows] with the source's null copy replaced."""
-    return torch.cat([noise, doubled_rows[1:]])
+    return cat([noise, doubled_rows[1:]])
 
 
-def source(rows: Tensor) -> Tensor:
+def source(rows: Rows) -> Rows:
     """The source row, as a batch of one."""
     return rows[:1]
 
 
-def targets(rows: Tensor) -> Tensor:
+def targets(rows: Rows) -> Rows:
     """The target rows (possibly none)."""
     return rows[1:]
 
 
-def with_source(row: Tensor, rows: Tensor) -> Tensor:
+def with_source(row: Rows, rows: Rows) -> Rows:
     """`rows` with the source row replaced by `row`."""
-    return torch.cat([row, rows[1:]])
+    return cat([row, rows[1:]])
 
 
-def with_targets(targets: Tensor, rows: Tensor) -> Tensor:
+def with_targets(targets: Rows, rows: Rows) -> Rows:
     """`rows` with every target row replaced: by the rows of `targets`, or all by its only one."""
-    return torch.cat([rows[:1], targets.expand_as(rows[1:])])
+    return cat([rows[:1], targets.expand_as(rows[1:])])

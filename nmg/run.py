@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
@@ -16,9 +17,10 @@ from nmg.activations import sparing
 from nmg.attention import Attend, attending
 from nmg.backbones import Backbone
 from nmg.backbones.unet import frozen
+from nmg.conditioning import Conditioning
 from nmg.inversion import Trajectory
 from nmg.levels import Step, spread, transfer
-from nmg.types import Doubled, Latents, TextEmbeddings
+from nmg.types import Doubled, Latents
 
 C = TypeVar("C")
 
@@ -81,15 +83,15 @@ class Run:
 
     Attributes:
         prompts: the source prompt, then one per target.
-        text: their embeddings, [rows, tokens, width].
-        null: the null (or negative) prompt's embedding for each row, of the same shape.
+        text: what they became, one row each.
+        null: the same of the null (or negative) prompt, for each row.
     """
 
     backbone: Backbone
     trajectory: Trajectory
     prompts: tuple[str, ...]
-    text: TextEmbeddings
-    null: TextEmbeddings
+    text: Conditioning
+    null: Conditioning
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -116,7 +118,7 @@ class Run:
         self,
         x: Latents,
         step: Step,
-        text: TextEmbeddings,
+        text: Conditioning,
         attend: Attend | None = None,
         copies: rows.Copies = "both",
         source_noise: Doubled | None = None,
@@ -137,7 +139,7 @@ class Run:
         self,
         x: Latents,
         step: Step,
-        text: TextEmbeddings,
+        text: Conditioning,
         energy: Callable[[Latents, Latents], Tensor],
         attend: Attend | None = None,
         jacobian: bool = True,
@@ -157,12 +159,12 @@ class Run:
         return gradient, eps.detach()
 
     def text_gradient(
-        self, x: Latents, step: Step, text: TextEmbeddings, energy: Callable[[Latents], Tensor]
-    ) -> tuple[TextEmbeddings, Tensor]:
-        """∂ energy(e) / ∂text through the network, as `gradient`; and the energy."""
+        self, x: Latents, step: Step, text: Conditioning, energy: Callable[[Latents], Tensor]
+    ) -> tuple[Float[Tensor, "rows tokens features"], Tensor]:
+        """∂ energy(e) / ∂ the text's embeddings through the network, as `gradient`; and the energy."""
         with self._differentiable():
-            embedding = text.detach().clone().requires_grad_()
-            value = energy(self.backbone.predict(x.clone(), step, embedding))
+            embedding = text.tokens.detach().clone().requires_grad_()
+            value = energy(self.backbone.predict(x.clone(), step, text.clone().with_tokens(embedding)))
             (gradient,) = torch.autograd.grad(value, embedding)
         return gradient, value.detach()
 
@@ -170,6 +172,6 @@ class Run:
     def _differentiable(self, attend: Attend | None = None) -> Iterator[None]:
         # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
         # again in it.
-        unet = self.backbone.unet
+        unet = self.backbone.network
         with torch.inference_mode(False), torch.enable_grad(), attending(unet, attend), frozen(unet), sparing(unet):
             yield

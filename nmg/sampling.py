@@ -50,7 +50,7 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         x = guidance.steer(run, step, x)
 
         # Predict the null and text halves under the editor's attention.
-        text = torch.cat([guidance.null(run, step), editor.text(run, step)])
+        text = rows.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
         eps = run.predict(doubled, step, text, editor.attend(run, step), copies, editor.source_noise(run, step))
@@ -134,9 +134,8 @@ def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), nega
 
 def encoded(backbone: Backbone, request: Request, trajectory: Trajectory) -> Run:
     """The run of a checked request."""
-    embeddings = backbone.text([*request.prompts, request.negative or ""])
-    null = embeddings[-1:].expand(len(request.prompts), -1, -1)
-    return Run(backbone, trajectory.to(backbone.device), request.prompts, embeddings[:-1], null)
+    text, null = backbone.texts(request.prompts, request.negative or "")
+    return Run(backbone, trajectory.to(backbone.device), request.prompts, text, null.expand(len(text)))
 
 
 def edit(

@@ -8,7 +8,6 @@ Image = Float[Tensor, "rows 3 image_height image_width"]
 Latents = Float[Tensor, "rows channels height width"]
 Doubled = Float[Tensor, "doubled_rows channels height width"]
 """Latents or noise of the null rows, then of the text rows."""
-TextEmbeddings = Float[Tensor, "rows tokens features"]
 Heads = Float[Tensor, "rows heads _ dim"]
 """Queries, keys, values or outputs of one attention layer: one vector per position or text token."""
 Probabilities = Float[Tensor, "rows heads queries keys"]

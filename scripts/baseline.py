@@ -29,8 +29,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nmg import Backbone, Editor, NoiseMap, Pix2PixZero, Trajectory
+from nmg import Backbone, Editor, NoiseMap, Pix2PixZero, Trajectory, rows
 from nmg.attention import Attend, Site
+from nmg.conditioning import Conditioning
 from nmg.guidance.noise_map import ENERGIES, REFERENCE_ELEMENTS
 from nmg.levels import Step, transfer
 from nmg.run import PUBLISHED_STEPS
@@ -64,15 +65,15 @@ class _Sampler:
     """What the two loops share.
 
     Attributes:
-        null, text: embeddings of source and target, [2, tokens, features].
+        null, text: of source and target, a row each.
     """
 
     backbone: Backbone
     trajectory: Trajectory
     guidance: NoiseMap
     prompts: tuple[str, str]
-    null: Tensor
-    text: Tensor
+    null: Conditioning
+    text: Conditioning
 
     @classmethod
     def prepare(
@@ -106,7 +107,7 @@ class _Sampler:
 @torch.no_grad()
 def one_loop(sampler: _Sampler, controller: Controller) -> Iterator[Tensor]:
     """Source and target side by side, in four rows."""
-    text = torch.cat([sampler.null, sampler.text])
+    text = rows.cat([sampler.null, sampler.text])
     x = sampler.trajectory.start.expand(2, -1, -1, -1)
     for step in sampler.trajectory.steps:
         x = torch.cat([sampler.on_path(step, x[:1]), x[1:]])
@@ -132,16 +133,16 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
     for step in steps:
         maps: list[Tensor] = []
         source = sampler.on_path(step, source)
-        eps = backbone.predict(torch.cat([source, source]), step, torch.cat([null, text]), storing(maps))
+        eps = backbone.predict(torch.cat([source, source]), step, rows.cat([null, text]), storing(maps))
         source_maps.append([layer.cpu() for layer in maps])
         source = sampler.down(step, source, eps)
         yield torch.cat([source, start])
 
     target = start
     for step in steps:
-        pair = descend(sampler, step, torch.cat([target, target]), torch.cat([null, moved]), source_maps[0], amount)
+        pair = descend(sampler, step, torch.cat([target, target]), rows.cat([null, moved]), source_maps[0], amount)
         source_maps.pop(0)
-        eps = backbone.predict(pair, step, torch.cat([null, moved]), by_matrix)
+        eps = backbone.predict(pair, step, rows.cat([null, moved]), by_matrix)
         target = sampler.down(step, pair[:1], eps)
         yield torch.cat([source, target])
 
@@ -158,7 +159,9 @@ def storing(maps: list[Tensor]) -> Attend:
     return attend
 
 
-def descend(sampler: _Sampler, step: Step, pair: Tensor, text: Tensor, wanted: list[Tensor], amount: float) -> Tensor:
+def descend(
+    sampler: _Sampler, step: Step, pair: Tensor, text: Conditioning, wanted: list[Tensor], amount: float
+) -> Tensor:
     """One gradient step of null and text copy towards the source's maps; the parameters get their gradients, too."""
     maps: list[Tensor] = []
     with torch.enable_grad():

@@ -180,7 +180,7 @@ def golden(backbone: Backbone) -> dict[str, Any]:
     latents = backbone.encode(pixels([Scene.sample(TEST_SEEDS)]))
     with torch.no_grad():
         noise = backbone.predict(latents, nmg.steps(backbone.scheduler, 50)[25], text)
-    parts = {"text": text, "latents": latents, "noise": noise, "decoded": backbone.decode(latents)}
+    parts = {"text": text.tokens, "latents": latents, "noise": noise, "decoded": backbone.decode(latents)}
     return {
         "prompt": prompt,
         "input_ids": backbone.tokenizer(prompt).input_ids,

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import nmg
 from nmg import activations, rows
+from nmg.conditioning import Conditioning
 from nmg.run import Run
 from scripts.models import pipeline
 
@@ -53,7 +54,7 @@ def main() -> None:
         backbone = nmg.Backbone(pipe)
         levels = (down[-1].there, *(step.here for step in reversed(down)))
         trajectory = nmg.Trajectory(torch.randn(51, 4, 64, 64), levels, down, "a", backbone.name)
-        text = torch.randn(2, 77, 768)
+        text = Conditioning(torch.randn(2, 77, 768))
         run = Run(backbone, trajectory, ("a", "b"), text, text.clone())
         # Prompt-to-Prompt and MasaCtrl take no gradient of their own.
         for worthwhile, who in ((activations.WORTHWHILE, ""), (2**60, ", by PyTorch itself")):

@@ -103,7 +103,7 @@ def test_the_cut_off_of_the_text_scale_takes_effect(pipe, trajectory, guidance):
         now = (guidance if step.index == 0 else guidance.rescaled(1.0)).prepare(run)
         x = now.steer(run, step, x)
         editor = nmg.PromptToPrompt().prepare(run)
-        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null, run.text]), editor.attend(run, step))
+        eps = run.predict(torch.cat([x, x]), step, torch.cat([run.null, run.text]), editor.attend(run, step))
         x = now.correct(run, step, run.down(x, now.combine(run, step, eps), step), eps)
     torch.testing.assert_close(out, x, rtol=1e-3, atol=1e-3)
 

@@ -46,6 +46,7 @@ from nmg import (
 )
 from nmg.alignment import find, refinement, replacement_by_authors, tokenize
 from nmg.attention import Attend, Site, attention, probabilities
+from nmg.conditioning import Conditioning
 from nmg.editors import pix2pix_zero, prompt_to_prompt
 from nmg.editors.prompt_to_prompt import _Blending, _marked, _Running
 from nmg.guidance import noise_map
@@ -508,14 +509,14 @@ def model_io(case: Case, verdict: Verdict) -> None:
     backbone, t = case.backbone, case.tensors
     tokens = backbone.tokenizer(case.params["texts"], padding="max_length", return_tensors="pt").input_ids
     verdict.same("input_ids", tokens)
-    verdict.close("text_embeds", backbone.text(case.params["texts"]), SINGLE, rows=0)
+    verdict.close("text_embeds", backbone.text(case.params["texts"]).tokens, SINGLE, rows=0)
     for name in case.shapes:
         if name.startswith("unet"):
             network, timestep = name.split(".t")
             x = t[f"x{network.removeprefix('unet')}"]
             with torch.no_grad():
                 eps = backbone.predict(
-                    x, Step(0, int(timestep), diffusion(0.5), diffusion(0.5)), t["text_embeds"][: len(x)]
+                    x, Step(0, int(timestep), diffusion(0.5), diffusion(0.5)), Conditioning(t["text_embeds"][: len(x)])
                 )
             verdict.close(name, eps, SINGLE, rows=0)
     if "vae.mean" in case.shapes:

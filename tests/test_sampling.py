@@ -61,14 +61,15 @@ def test_a_run_keeps_no_graph():
         import torch
         from types import SimpleNamespace
         from nmg import CFG, DDIM, Editor, Step, transfer
+        from nmg.conditioning import Conditioning
         from nmg.levels import diffusion
 
-        only = Step(0, 1, diffusion(0.5), diffusion(0.9))
+        only, text = Step(0, 1, diffusion(0.5), diffusion(0.9)), Conditioning(torch.ones(1, 2, 3))
         from nmg.sampling import denoise
         weight = torch.ones(1, requires_grad=True)
         trajectory = SimpleNamespace(inversion=DDIM(), convention="aligned", steps=[0], latent_size=(2, 2))
-        run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[only], null=torch.ones(1, 2, 3),
-                              text=torch.ones(1, 2, 3), eps=lambda x, *_: weight * x, trajectory=trajectory,
+        run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[only], null=text,
+                              text=text, predict=lambda x, *_: weight * x, trajectory=trajectory,
                               down=lambda x, eps, step: transfer(x, eps, step.here, step.there))
         for _, x in denoise(run, CFG(), Editor()):
             assert not x.requires_grad and torch.is_grad_enabled()

@@ -12,7 +12,9 @@ from nmg import levels
 PARTS = {
     "vae",
     "text_encoder",
+    "text_encoder_2",
     "tokenizer",
+    "tokenizer_2",
     "unet",
     "scheduler",
     "safety_checker",
@@ -69,17 +71,20 @@ def check(pipe: Any) -> None:
     levels.flows(pipe.scheduler)
 
 
-def check_network(unet: Any) -> None:
+def check_network(unet: Any, reads: tuple[str, ...] = ()) -> None:
     """Raise for a UNet that reads a condition besides the text, or whose attention was replaced.
+
+    Args:
+        reads: kinds of condition that it is given.
 
     Raises:
         TypeError: with the condition, or the layer, and what works instead.
     """
     for setting, what in CONDITIONS.items():
-        if (kind := unet.config.get(setting)) not in (None, IP_ADAPTER):
+        if (kind := unet.config.get(setting)) not in (None, IP_ADAPTER, *reads):
             raise TypeError(
-                f"the UNet reads {what} ({setting}={kind!r}), which an edit would leave out; Stable Diffusion 1 and 2, "
-                "whose UNets read the text alone, work"
+                f"the UNet reads {what} ({setting}={kind!r}), which an edit would leave out; Stable Diffusion 1, 2 and "
+                "XL work"
             )
     if (kind := unet.config.get("attention_type", "default")) != "default":
         raise TypeError(

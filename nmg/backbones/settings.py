@@ -61,20 +61,25 @@ class ModelSettings:
         )
 
     @classmethod
-    def read(cls, name: str) -> ModelSettings:
+    def read(cls, name: str, **family: Any) -> ModelSettings:
         """The settings of a model by the bundled one's name, a folder or a hub id.
+
+        Args:
+            family: what suits the model's family, where its own folder says nothing else.
 
         Raises:
             ValueError: for a file that can't be read, or says what is unknown here.
         """
         path = (BUNDLED_FOLDER if name == BUNDLED else Path(name)) / FILE
         if not path.is_file():
-            return cls()
+            return cls(**family)
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
             # Files of earlier versions hold sentences for edit directions too.
-            return cls(**{key: value for key, value in (values | lists).items() if key not in ("sentences", "colours")})
+            dropped = ("sentences", "colours")
+            own = {key: value for key, value in (values | lists).items() if key not in dropped}
+            return cls(**family | own)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
 

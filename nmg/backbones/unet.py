@@ -1,4 +1,4 @@
-"""The functions that editing needs of a loaded Stable Diffusion pipeline.
+"""The functions that editing needs of a loaded Stable Diffusion pipeline: 1, 2 and XL.
 
 Only `encode_prompt`, `unet(…)`, `vae.encode` and `vae.decode` of the user's pipeline are called, so
 that LoRA, textual inversion and offload keep working. dtype, latent scaling and prediction type
@@ -24,34 +24,49 @@ from nmg.alignment import Tokens, tokenize
 from nmg.attention import Attend, attending, sites, spatial_size
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
+from nmg.conditioning import Conditioning
 from nmg.levels import FLOW_VELOCITY, NOISE, Level, Step, restated, steps
 from nmg.threads import alone_with
-from nmg.types import Image, Latents, TextEmbeddings
+from nmg.types import Image, Latents
 
 
 class Backbone:
-    """Stable Diffusion 1 or 2 over a loaded diffusers pipeline, which stays the user's own.
+    """Stable Diffusion over a loaded diffusers pipeline, which stays the user's own.
+
+    `Backbone(pipe)` is of the class that suits the pipeline: this one for Stable Diffusion 1 and 2, or a subclass.
 
     Args:
-        pipe: a `StableDiffusionPipeline`, or any pipeline with its parts.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, or any pipeline with the parts of one.
 
     Raises:
-        TypeError: for a pipeline that is not a text-to-image Stable Diffusion 1 or 2.
+        TypeError: for a pipeline that is not a text-to-image Stable Diffusion.
     """
 
+    PARTS: tuple[str, ...] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
+    READS: tuple[str, ...] = ()
+    """Kinds of condition besides the text that the network is given."""
+    LAYOUT = 0.5
+    """Share of the latent's side up to which self-attention holds the layout."""
+    OVERFLOWS = False
+    """Whether the autoencoder is known to overflow in half precision."""
+
+    def __new__(cls, pipe: Any) -> Backbone:
+        return super().__new__(next((family for family in cls.__subclasses__() if family.takes(pipe)), cls))
+
+    @classmethod
+    def takes(cls, pipe: Any) -> bool:
+        """Whether a pipeline is of this family; one that no family takes is Stable Diffusion 1 or 2."""
+        return False
+
     def __init__(self, pipe: Any):
-        missing = [
-            part
-            for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
-            if getattr(pipe, part, None) is None
-        ]
+        if (transformer := getattr(pipe, "transformer", None)) is not None:
+            raise TypeError(
+                f"{type(pipe).__name__} has a {type(transformer).__name__}, and transformers of this kind are not "
+                "supported yet; the UNets of Stable Diffusion 1, 2 and XL are"
+            )
+        missing = [part for part in self.PARTS if getattr(pipe, part, None) is None]
         if missing:
             raise TypeError(f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded StableDiffusionPipeline")
-        if getattr(pipe, "text_encoder_2", None) is not None:
-            raise TypeError(
-                f"{type(pipe).__name__} has two text encoders; Stable Diffusion XL is not supported yet, "
-                "Stable Diffusion 1 and 2 are"
-            )
         checks.check(pipe)
         self.pipe, self.unet, self.vae, self.tokenizer = pipe, pipe.unet, pipe.vae, pipe.tokenizer
         if self.unet.config.in_channels != self.vae.config.latent_channels:
@@ -60,7 +75,12 @@ class Backbone:
                 f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
             )
         sites(self.unet)
-        checks.check_network(self.unet)
+        checks.check_network(self.unet, self.READS)
+
+    @property
+    def network(self) -> Any:
+        """What predicts."""
+        return self.unet
 
     @property
     def scheduler(self) -> Any:
@@ -79,7 +99,7 @@ class Backbone:
     @cached_property
     def settings(self) -> ModelSettings:
         """What suits the model."""
-        return ModelSettings.read(self.name)
+        return ModelSettings.read(self.name, layout=self.LAYOUT)
 
     @property
     def pixels_per_latent(self) -> int:
@@ -152,8 +172,10 @@ class Backbone:
         Raises:
             FloatingPointError: for values that are not finite in float32 either.
         """
-        found, dtype = compute(), self.vae.dtype
-        if not all(x.isfinite().all() for x in found) and dtype != torch.float32:
+        dtype = self.vae.dtype
+        known = self.OVERFLOWS and dtype == torch.float16 and self.vae.config.get("force_upcast")
+        found = [] if known else compute()
+        if known or (not all(x.isfinite().all() for x in found) and dtype != torch.float32):
             try:
                 self.vae.to(torch.float32)
                 found = compute()
@@ -185,10 +207,15 @@ class Backbone:
     # ------------------------------------------------------------ text
 
     @torch.no_grad()
-    def text(self, prompts: Sequence[str]) -> TextEmbeddings:
-        """Embeddings of prompts that were checked, padded to one length."""
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        """What prompts that were checked become, padded to one length."""
         with alone_with(self.tokenizer):
-            return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach()
+            return Conditioning(self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].detach())
+
+    def texts(self, prompts: Sequence[str], null: str) -> tuple[Conditioning, Conditioning]:
+        """What prompts become, and what the null prompt does, in one row; all padded to one length."""
+        held = self.text([*prompts, null])
+        return held[:-1], held[-1:]
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise for a prompt that `text` can't encode.
@@ -246,16 +273,19 @@ class Backbone:
         """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
         return round(math.prod(latent_size) * self.settings.layout**2)
 
-    def predict(self, x: Latents, step: Step, text: TextEmbeddings, attend: Attend | None = None) -> Latents:
+    def predict(self, x: Latents, step: Step, text: Conditioning, attend: Attend | None = None) -> Latents:
         """What the network predicts at the step's timestep, in fp32, as the step's level states it (see
         `nmg.levels.Level`); `attend` hooks the attention of this one call.
 
         Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
-        dtype = self.unet.dtype
-        with attending(self.unet, attend):
-            out = self.unet(x.to(dtype), step.timestep, encoder_hidden_states=text.to(dtype), return_dict=False)[0]
+        with attending(self.network, attend):
+            out = self._call(x.to(self.network.dtype), step.timestep, text)
         return restated(out.float(), x, step.here, self._meaning(step.here))
+
+    def _call(self, x: Latents, timestep: float, text: Conditioning, **conditions: Any) -> Tensor:
+        tokens = text.tokens.to(x.dtype)
+        return self.unet(x, timestep, encoder_hidden_states=tokens, return_dict=False, **conditions)[0]
 
     def _meaning(self, level: Level) -> tuple[float, float]:
         """What the network's output stands for at a level (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction)."""
@@ -271,6 +301,44 @@ class Backbone:
         """Let an offloaded pipeline move its parts off the device."""
         if hasattr(self.pipe, "maybe_free_model_hooks"):
             self.pipe.maybe_free_model_hooks()
+
+
+class StableDiffusionXL(Backbone):
+    """Stable Diffusion XL: two text encoders, a pooled embedding, and the picture's size and crop.
+
+    Podell et al. 2023, arXiv 2307.01952. The empty prompt of the null half is all zeros where the model was trained so
+    (`force_zeros_for_empty_prompt`), as in diffusers' pipeline without a negative prompt.
+    """
+
+    PARTS = (*Backbone.PARTS, "text_encoder_2", "tokenizer_2")
+    READS = ("text_time",)
+    LAYOUT = 0.25
+    OVERFLOWS = True
+
+    @classmethod
+    def takes(cls, pipe: Any) -> bool:
+        return getattr(pipe, "unet", None) is not None and getattr(pipe, "text_encoder_2", None) is not None
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        with alone_with(self.tokenizer):
+            tokens, _, pooled, _ = self.pipe.encode_prompt(
+                list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        return Conditioning(tokens.detach(), pooled.detach())
+
+    def texts(self, prompts: Sequence[str], null: str) -> tuple[Conditioning, Conditioning]:
+        text, empty = super().texts(prompts, null)
+        zeros = null == "" and self.pipe.config.get("force_zeros_for_empty_prompt")
+        return text, empty.each(torch.zeros_like) if zeros else empty
+
+    def _call(self, x: Latents, timestep: float, text: Conditioning, **conditions: Any) -> Tensor:
+        # Original size, the crop's corner, target size: a whole picture of the latent's size.
+        height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=x.dtype, device=x.device)
+        assert text.pooled is not None
+        own = {"text_embeds": text.pooled.to(x.dtype), "time_ids": sizes.expand(len(x), -1)}
+        return super()._call(x, timestep, text, added_cond_kwargs=own)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from nmg import rows
 from nmg.attention import Attend
 from nmg.backbones import Backbone
+from nmg.conditioning import Conditioning
 from nmg.levels import Step
 from nmg.run import Asked, Run
-from nmg.types import Doubled, Latents, Mask, TextEmbeddings
+from nmg.types import Doubled, Latents, Mask
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Editor:
         """The editor that one run calls; asked before the first step."""
         return self
 
-    def text(self, run: Run, step: Step) -> TextEmbeddings:
+    def text(self, run: Run, step: Step) -> Conditioning:
         """Embeddings of the text half, one per row."""
         return run.text
 
@@ -64,7 +65,7 @@ class Editor:
         """
         return "none" if self.attend(run, step) is None else "both"
 
-    def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
+    def steer(self, run: Run, step: Step, x: Latents, text: Conditioning) -> Latents:
         """Move the doubled rows [null; text] before the network sees them."""
         return x
 

@@ -44,12 +44,14 @@ class EditDirection:
         separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence
             lies farther along it than every source sentence), on sentences that the direction was not made of. NaN for
             fewer than two sentences a side.
+        pooled: the same of the pooled embedding, [1, width], where the model reads one.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
     source: tuple[str, ...]
     target: tuple[str, ...]
     separation: float
+    pooled: Float[Tensor, "1 width"] | None = None
 
     @classmethod
     def between(cls, pipe: Any, source: Side, target: Side, prompt: str = "") -> EditDirection:
@@ -79,8 +81,9 @@ class EditDirection:
         if key not in known:
             backbone.check([*first, *second])
             here, there = _encoded(backbone, first), _encoded(backbone, second)
-            move = there.mean(0, keepdim=True) - here.mean(0, keepdim=True)
-            known[key] = cls(move, first, second, _separation(here, there))
+            move = {name: there[name].mean(0, keepdim=True) - here[name].mean(0, keepdim=True) for name in here}
+            separation = _separation(here["tokens"], there["tokens"])
+            known[key] = cls(move["tokens"], first, second, separation, move.get("pooled"))
         return known[key]
 
     def fit(self, move: Float[Tensor, "1 tokens features"]) -> float:
@@ -97,7 +100,8 @@ class EditDirection:
     def save(self, path: str | os.PathLike) -> None:
         """Write the direction and its sentences to one safetensors file."""
         described = {"source": self.source, "target": self.target, "separation": self.separation}
-        save(path, FORMAT, {"embedding": self.embedding}, described)
+        pooled = {} if self.pooled is None else {"pooled": self.pooled}
+        save(path, FORMAT, {"embedding": self.embedding} | pooled, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EditDirection:
@@ -108,7 +112,8 @@ class EditDirection:
             ValueError: for a file that holds no direction.
         """
         held, described = load(path, FORMAT, "direction", "make one with EditDirection.between")
-        return cls(held["embedding"], tuple(described["source"]), tuple(described["target"]), described["separation"])
+        sides = tuple(described["source"]), tuple(described["target"])
+        return cls(held["embedding"], *sides, described["separation"], held.get("pooled"))
 
 
 Side = str | os.PathLike | Sequence[str]
@@ -119,7 +124,7 @@ _KNOWN: WeakKeyDictionary[Any, dict[tuple, EditDirection]] = WeakKeyDictionary()
 
 def _fingerprint(backbone: Backbone, probes: Sequence[str]) -> bytes:
     """What the text encoder makes of two sentences: other weights in the same module, by LoRA say, are noticed."""
-    return hashlib.sha256(backbone.text(probes).float().cpu().numpy().tobytes()).digest()
+    return hashlib.sha256(backbone.text(probes).tokens.float().cpu().numpy().tobytes()).digest()
 
 
 def _sentences(source: Side, target: Side, prompt: str, backbone: Backbone) -> tuple[tuple[str, ...], ...]:
@@ -155,10 +160,11 @@ def _listed(side: Side) -> tuple[str, ...]:
     return found
 
 
-def _encoded(backbone: Backbone, texts: Sequence[str]) -> Float[Tensor, "sentences tokens features"]:
-    """Embeddings of sentences, in fp32."""
-    batches = (list(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH))
-    return torch.cat([backbone.text(batch).float() for batch in batches])
+def _encoded(backbone: Backbone, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Embeddings of sentences, in fp32, by the names in `Conditioning`."""
+    batches = [backbone.text(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
+    held = torch.cat(batches).tensors()  # type: ignore[arg-type, attr-defined]
+    return {name: tensor.float() for name, tensor in held.items() if name != "mask"}
 
 
 def _separation(source: Tensor, target: Tensor) -> float:

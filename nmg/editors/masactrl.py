@@ -139,7 +139,7 @@ class MasaCtrl(Editor):
         Raises:
             ValueError: if the network has no such layer.
         """
-        count = sum(not site.is_cross for site in sites(backbone.unet).values())
+        count = sum(not site.is_cross for site in sites(backbone.network).values())
         layer = round(START_LAYER * count) if self.start_layer is None else self.start_layer
         if layer >= count:
             raise ValueError(

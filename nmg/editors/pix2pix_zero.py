@@ -19,11 +19,12 @@ from nmg import rows
 from nmg.attention import Attend, Site, probabilities
 from nmg.backbones import Backbone
 from nmg.backbones.checks import check_gradient
+from nmg.conditioning import Conditioning
 from nmg.editors.base import Editor
 from nmg.editors.directions import EditDirection, Side, exchanged, is_word
 from nmg.levels import Step
 from nmg.run import PUBLISHED_STEPS, Asked, Run
-from nmg.types import Doubled, Heads, Latents, TextEmbeddings
+from nmg.types import Doubled, Heads, Latents
 
 FITS = 0.5
 """Cosine to the move from the source prompt to the target prompt from which on a direction is said to fit."""
@@ -77,7 +78,7 @@ class Pix2PixZero(Editor):
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a direction that can't be found or does not fit."""
         if self.amount != 0:
-            check_gradient(backbone.unet, "Pix2PixZero", "Pix2PixZero(amount=0)")
+            check_gradient(backbone.network, "Pix2PixZero", "Pix2PixZero(amount=0)")
         self.resolved(backbone, request.prompts)
 
     @property
@@ -108,11 +109,11 @@ class Pix2PixZero(Editor):
         if direction is None:
             return _Running(self, run.text)
         source = rows.source(run.text)
-        for warning in self._misfits(direction, run.prompts, rows.targets(run.text) - source):
+        for warning in self._misfits(direction, run.prompts, rows.targets(run.text).tokens - source.tokens):
             warnings.warn(warning, stacklevel=2)
-        return _Running(self, rows.with_targets(source + direction.embedding.to(source), run.text))
+        return _Running(self, rows.with_targets(source.moved(direction.embedding, direction.pooled), run.text))
 
-    def _misfits(self, direction: EditDirection, prompts: tuple[str, ...], move: TextEmbeddings) -> Iterator[str]:
+    def _misfits(self, direction: EditDirection, prompts: tuple[str, ...], move: Tensor) -> Iterator[str]:
         """What to say of a direction that is not the move from the source prompt to the target prompt."""
         source, target = prompts
         (own,), words = self.targets(source), self._words()
@@ -162,13 +163,13 @@ class _Running(Editor):
     """
 
     config: Pix2PixZero
-    embeddings: TextEmbeddings
+    embeddings: Conditioning
     noise: dict[int, Doubled] = field(default_factory=dict)
 
-    def text(self, run: Run, step: Step) -> TextEmbeddings:
+    def text(self, run: Run, step: Step) -> Conditioning:
         return self.embeddings
 
-    def steer(self, run: Run, step: Step, x: Latents, text: TextEmbeddings) -> Latents:
+    def steer(self, run: Run, step: Step, x: Latents, text: Conditioning) -> Latents:
         """Move the targets towards the source's cross-attention, null and text copies each on their own."""
         if self.config.amount == 0:
             return x
@@ -176,8 +177,8 @@ class _Running(Editor):
 
         # The maps that the source has in this step, once for both copies where they read the same.
         maps: list[Tensor] = []
-        texts = torch.cat([rows.source(null_text), rows.source(content_text)])
-        copies: rows.Copies = "text" if torch.equal(*texts.split(1)) else "both"
+        texts = rows.cat([rows.source(null_text), rows.source(content_text)])
+        copies: rows.Copies = "text" if rows.same(*texts.split(1)) else "both"
         self.noise.clear()
         self.noise[step.index] = run.predict(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
 
@@ -185,7 +186,7 @@ class _Running(Editor):
         gradients = []
         for row in range(1, len(null)):
             pair = torch.cat([null[row : row + 1], content[row : row + 1]])
-            pair_text = torch.cat([null_text[row : row + 1], content_text[row : row + 1]])
+            pair_text = rows.cat([null_text[row : row + 1], content_text[row : row + 1]])
             gradients.append(self.gradient(run, step, pair, pair_text, maps))
         down = self.config.amount * PUBLISHED_STEPS / len(run.steps) * torch.stack(gradients, 1)
         null, content = (
@@ -197,7 +198,7 @@ class _Running(Editor):
         return self.noise.get(step.index)
 
     @staticmethod
-    def gradient(run: Run, step: Step, pair: Latents, text: TextEmbeddings, maps: list[Tensor]) -> Latents:
+    def gradient(run: Run, step: Step, pair: Latents, text: Conditioning, maps: list[Tensor]) -> Latents:
         """∂/∂x of the distance of a target's maps, null and text copy, to the source's."""
         # Half precision sees the sum over rows and heads, whose gradients are larger.
         own: list[Tensor] = []

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-import torch
-
 from nmg import rows
 from nmg.backbones import Backbone
+from nmg.conditioning import Conditioning
 from nmg.levels import Step
 from nmg.run import Asked, Run
-from nmg.types import Doubled, Latents, TextEmbeddings
+from nmg.types import Doubled, Latents
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Guidance:
         """Move the rows at the step's level before the text is looked at."""
         return x
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         """Embeddings of the null half, one per row."""
         return run.null
 
@@ -98,7 +97,7 @@ class Guidance:
         """
         if self.null_noise(run, step) is not None:
             return "text"
-        same = torch.equal(rows.source(self.null(run, step)), rows.source(run.text))
+        same = rows.same(rows.source(self.null(run, step)), rows.source(run.text))
         return "text" if same else "both"
 
 
@@ -164,7 +163,7 @@ class Stack(Guidance):
             x = part.steer(run, step, x)
         return x
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         for part in self.parts:
             run = dataclasses.replace(run, null=part.null(run, step))
         return run.null

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from nmg import rows
+from nmg.conditioning import Conditioning
 from nmg.guidance.base import Guidance, Stack
 from nmg.inversion import SourceRow, Trajectory
 from nmg.levels import Step
 from nmg.run import Run, delegating
 from nmg.serialize import fingerprint
-from nmg.types import Doubled, Latents, TextEmbeddings
+from nmg.types import Doubled, Latents
 
 OTHER_FLOORS = ("editors", "lab", "menagerie")
 """Folders of the package whose code the source row does not depend on."""
@@ -63,7 +64,7 @@ def replayable(run: Run, key: str | None) -> bool:
     if row is None or row.key != key:
         return False
     noise = run.predict(row.seen[:1], run.steps[0], rows.source(run.text))
-    limit = CLOSE * max(torch.finfo(run.backbone.unet.dtype).eps, TENSOR_CORES)
+    limit = CLOSE * max(torch.finfo(run.backbone.network.dtype).eps, TENSOR_CORES)
     return bool((noise - row.noise).norm() / row.noise.norm().clamp_min(1e-12) <= limit)
 
 
@@ -76,7 +77,7 @@ class Recording(Guidance):
     began: list[Latents] = field(default_factory=list)
     seen: list[Latents] = field(default_factory=list)
     ended: list[Latents] = field(default_factory=list)
-    nulls: list[TextEmbeddings] = field(default_factory=list)
+    nulls: list[Conditioning] = field(default_factory=list)
     noise: list[Latents] = field(default_factory=list)
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
@@ -86,7 +87,7 @@ class Recording(Guidance):
         self.seen.append(rows.source(x).clone())
         return x
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         null = self.guidance.null(run, step)
         if null is not run.null:
             self.nulls[step.index :] = [rows.source(null)]
@@ -106,8 +107,8 @@ class Recording(Guidance):
         """The record of a finished run; None if the row was changed between two steps, by a callback perhaps."""
         if not all(map(torch.equal, self.ended, self.began[1:])):
             return None
-        same = all(torch.equal(null, self.nulls[0]) for null in self.nulls)
-        null = torch.cat(self.nulls[:1] if same else self.nulls) if self.nulls else None
+        same = all(rows.same(null, self.nulls[0]) for null in self.nulls)
+        null = rows.cat(self.nulls[:1] if same else self.nulls) if self.nulls else None
         return SourceRow(key, torch.cat(self.seen), torch.cat(self.ended), self.noise[0], null)
 
 
@@ -122,11 +123,11 @@ class Replaying(Guidance):
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
         return rows.with_source(self.source.seen[step.index, None], x)
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         if self.source.null is None:
             return run.null
-        null = self.source.null[min(step.index, len(self.source.null) - 1), None]
-        return null.to(run.null.dtype).expand_as(run.null)
+        at = min(step.index, len(self.source.null) - 1)
+        return self.source.null[at : at + 1].expand_as(run.null)
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         return rows.with_source(self.source.ended[step.index, None], self.guidance.correct(run, step, x, eps))

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from nmg import rows
 from nmg.backbones import Backbone
+from nmg.conditioning import Conditioning
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, predict_clean
 from nmg.run import PUBLISHED_STEPS, Asked, Run
-from nmg.types import Doubled, Latents, TextEmbeddings
+from nmg.types import Doubled, Latents
 
 THRESHOLDS = ("hard", "soft")
 PULLS = ("inversion", "reconstruction", "none")
@@ -32,7 +33,7 @@ class NegativePrompt(Guidance):
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_no_negative(self, request, "takes the source prompt for the null prompt")
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         return rows.source(run.text).expand_as(run.null)
 
 

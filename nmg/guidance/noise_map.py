@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -149,7 +148,7 @@ class NoiseMap(Guidance):
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
         if self.jacobian:
-            check_gradient(backbone.unet, "NoiseMap", "NoiseMap(jacobian=False)")
+            check_gradient(backbone.network, "NoiseMap", "NoiseMap(jacobian=False)")
         first = backbone.steps(request.steps, backbone.latent_size(request.size))[0]
         if self.bound is None and first.here.alpha <= PURE_NOISE and self.steered(request.steps).start == 0:
             raise ValueError(
@@ -252,7 +251,7 @@ class _Running(NoiseMap):
     def keep(self, run: Run, step: Step, eps: Latents) -> None:
         self.noise.clear()
         # Where both copies read the same text, the text copy's noise is that of the steered row.
-        if self.reuse_null and not torch.equal(rows.source(run.null), rows.source(run.text)):
+        if self.reuse_null and not rows.same(rows.source(run.null), rows.source(run.text)):
             self.noise[step.index] = eps
 
     def null_noise(self, run: Run, step: Step) -> Latents | None:

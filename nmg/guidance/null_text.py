@@ -16,12 +16,13 @@ from torch import Tensor
 from nmg import rows
 from nmg.backbones import Backbone
 from nmg.backbones.checks import check_gradient
+from nmg.conditioning import Conditioning
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, transfer
 from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.serialize import load, save
-from nmg.types import Latents, TextEmbeddings
+from nmg.types import Latents
 
 FORMAT = "nmg-null-texts-1"
 SAME_START = 0.05
@@ -113,7 +114,7 @@ class NullText(Guidance):
         need_aligned(self, request)
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
         if self.embeddings is None:
-            check_gradient(backbone.unet, "NullText", "NegativePrompt, Direct or null texts that were found before")
+            check_gradient(backbone.network, "NullText", "NegativePrompt, Direct or null texts that were found before")
         else:
             need_no_negative(self, request, "was given null texts that were found before")
             _same("steps", len(self.embeddings.embeddings), request.steps)
@@ -131,9 +132,9 @@ class NullText(Guidance):
 
     def search(self, run: Run) -> Search:
         """A fresh search, whatever `embeddings` hold."""
-        return Search(text_scale=self.text_scale, config=self, first=rows.source(run.null))
+        return Search(text_scale=self.text_scale, config=self, first=rows.source(run.null).tokens)
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
+    def null(self, run: Run, step: Step) -> Conditioning:
         raise RuntimeError("NullText is prepared for a run before its hooks are called; `nmg.denoise` does so")
 
     def rate_at(self, run: Run, step: Step) -> float:
@@ -151,8 +152,8 @@ class Found(Guidance):
 
     embeddings: Tensor
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
-        return self.embeddings[step.index, None].expand_as(run.null)
+    def null(self, run: Run, step: Step) -> Conditioning:
+        return run.null.with_tokens(self.embeddings[step.index, None])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,19 +161,19 @@ class Search(Guidance):
     """A run that searches step by step. `found` holds the embedding of every step so far, and its loss."""
 
     config: NullText
-    first: TextEmbeddings
-    found: list[tuple[TextEmbeddings, float]] = field(default_factory=list)
+    first: Float[Tensor, "1 tokens features"]
+    found: list[tuple[Tensor, float]] = field(default_factory=list)
 
     def steer(self, run: Run, step: Step, x: Latents) -> Latents:
         start = self.found[-1][0] if self.found else self.first
         self.found.append(self.optimised(run, step, rows.source(x), start))
         return x
 
-    def optimised(self, run: Run, step: Step, z: Latents, null: TextEmbeddings) -> tuple[TextEmbeddings, float]:
+    def optimised(self, run: Run, step: Step, z: Latents, null: Tensor) -> tuple[Tensor, float]:
         """The null embedding whose guided step from `z` ends nearest to the noise map,
         and the mean squared distance."""
         target, limit = run.trajectory.target(step).clone(), self.config.limit_at(run, step)
-        under = run.predict(z, step, rows.source(run.text))
+        under, own = run.predict(z, step, rows.source(run.text)), rows.source(run.null)
 
         def energy(without: Latents) -> Tensor:
             # The sum, not the mean, goes through the network: half precision sees gradients of unit size.
@@ -183,15 +184,15 @@ class Search(Guidance):
             embedding = torch.nn.Parameter(null.detach().float().clone())
             adam = torch.optim.Adam([embedding], lr=self.config.rate_at(run, step))
             for _ in range(self.config.iterations):
-                gradient, loss = run.text_gradient(z, step, embedding, energy)
+                gradient, loss = run.text_gradient(z, step, own.with_tokens(embedding), energy)
                 embedding.grad = gradient.float() / target.numel()
                 adam.step()
                 if loss / target.numel() < limit:
                     break
         return embedding.detach(), (loss / target.numel()).item()
 
-    def null(self, run: Run, step: Step) -> TextEmbeddings:
-        return self.found[step.index][0].to(run.null.dtype).expand_as(run.null)
+    def null(self, run: Run, step: Step) -> Conditioning:
+        return run.null.with_tokens(self.found[step.index][0])
 
     def texts(self, run: Run) -> NullTexts:
         """What a finished search found."""

@@ -10,6 +10,7 @@ from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
 from nmg.inversion.run import bar, invert, rise
 from nmg.inversion.trajectory import SourceRow, Trajectory
+from nmg.inversion.uni import UniInv
 
 __all__ = [
     "CONVENTIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "Regularised",
     "SourceRow",
     "Trajectory",
+    "UniInv",
     "bar",
     "invert",
     "rise",

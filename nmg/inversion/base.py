@@ -80,6 +80,10 @@ class Inversion:
         """Whether DDIM steps alone lead back from map to map. If not, the trajectory holds a residual for each step."""
         return True
 
+    def prepare(self) -> Inversion:
+        """The inversion that one picture calls; one with a memory returns a fresh object."""
+        return self
+
     def check(self, convention: str) -> None:
         """Raise for a convention that the inversion can't follow, before anything is computed."""
 

@@ -11,10 +11,11 @@ from tqdm.auto import tqdm
 
 from nmg import images, rows
 from nmg.backbones import Backbone
+from nmg.conditioning import Conditioning
 from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
 from nmg.levels import Step
-from nmg.types import Latents, TextEmbeddings
+from nmg.types import Latents
 
 Callback = Callable[[Step, Latents], object]
 
@@ -89,14 +90,15 @@ def rise(
     inversion = inversion or DDIM()
     down = backbone.steps(count, (latents.shape[-2], latents.shape[-1]), offset)
     rises = CONVENTIONS[convention](down, backbone.scheduler)
-    text, null = backbone.text([prompt, ""]).split(1)
+    text, null = backbone.texts([prompt], "")
     x = latents.to(backbone.device).float()
     generator = torch.Generator().manual_seed(getattr(inversion, "seed", 0))
 
+    running = inversion.prepare()
     maps, lacks = [x], []
     for i, up in enumerate(bar(rises, "invert", progress)):
         step = Step(i, up.timestep, up.asked, up.there)
-        x, lack = inversion.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
+        x, lack = running.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
         if not x.isfinite().all():
             raise FloatingPointError(
                 f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
@@ -111,13 +113,13 @@ def rise(
     return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
 
 
-def _asking(backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbeddings) -> Ask:
+def _asking(backbone: Backbone, step: Step, text: Conditioning, null: Conditioning) -> Ask:
     """The network at one step, under the source prompt."""
 
     def ask(x: Latents, scale: float = 1.0) -> Latents:
         if scale == 1:
             return backbone.predict(x, step, text)
-        without, under = rows.halves(backbone.predict(rows.doubled(x), step, torch.cat([null, text])))
+        without, under = rows.halves(backbone.predict(rows.doubled(x), step, rows.cat([null, text])))
         return without + scale * (under - without)
 
     return ask

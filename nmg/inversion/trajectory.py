@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nmg.conditioning import Conditioning
 from nmg.inversion.base import DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
+from nmg.inversion.uni import UniInv
 from nmg.levels import Level, Step, diffusion
 from nmg.serialize import load, packed, save, unpacked
 from nmg.types import Latents
@@ -22,7 +24,7 @@ from nmg.types import Latents
 FORMAT = "nmg-trajectory-4"
 EARLIER = ("nmg-trajectory-2", "nmg-trajectory-3")
 """Formats that are still read: their levels are numbers ᾱ, and their recorded source row is not used."""
-INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised)
+INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised, UniInv)
 """What a saved trajectory can have been made by."""
 
 
@@ -36,7 +38,7 @@ class SourceRow:
         ended: the row after each step.
         noise: what the network predicted for the first of `seen` under the source prompt, [1, channels, height, width].
             A changed network predicts something else.
-        null: the guidance's own null embedding: one for each step, or one for all.
+        null: the guidance's own null text: one row for each step, or one for all.
         plain_drift: see `nmg.Edit`.
     """
 
@@ -44,17 +46,24 @@ class SourceRow:
     seen: Float[Tensor, "steps channels height width"]
     ended: Float[Tensor, "steps channels height width"]
     noise: Latents
-    null: Float[Tensor, "_ tokens features"] | None = None
+    null: Conditioning | None = None
     plain_drift: float | None = None
 
     def to(self, device: torch.device | str) -> SourceRow:
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return dataclasses.replace(self, **moved)
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return self.of(self.key, moved, self.plain_drift)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
-        held = {name: getattr(self, name) for name in ("seen", "ended", "noise", "null")}
-        return {name: tensor for name, tensor in held.items() if tensor is not None}
+        """Its tensors by name; those of `null` are named after it."""
+        null = {} if self.null is None else self.null.tensors()
+        return {"seen": self.seen, "ended": self.ended, "noise": self.noise} | {f"null.{n}": t for n, t in null.items()}
+
+    @classmethod
+    def of(cls, key: str, tensors: dict[str, Tensor], plain_drift: float | None) -> SourceRow:
+        """The row that these are the `tensors` of."""
+        null = {name.removeprefix("null."): held for name, held in tensors.items() if name.startswith("null.")}
+        steps = {name: tensors[name] for name in ("seen", "ended", "noise")}
+        return cls(key, **steps, null=Conditioning(**null) if null else None, plain_drift=plain_drift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +151,16 @@ class Trajectory:
         described["levels"] = tuple(map(_level, described["levels"]))
         described["inversion"] = unpacked(described["inversion"], INVERSIONS)
         described.pop("path", None)
-        key, row = described.pop("cache", None), {"plain_drift": described.pop("plain_drift", None)}
+        key, drift, row = described.pop("cache", None), described.pop("plain_drift", None), {}
         for name in [name for name in held if name.startswith("cache.")]:
             row[name.removeprefix("cache.")] = held.pop(name)
-        cache = None if key is None else SourceRow(key, **row)
+        cache = None if key is None else SourceRow.of(key, row, drift)
         return cls(held["maps"], residuals=held.get("residuals"), cache=cache, **described)
 
 
 def _level(held: Any) -> Level:
     """A level as it is written, or as the number ᾱ that it was in earlier formats."""
-    return diffusion(held) if isinstance(held, float) else Level(*held[:2], tuple(held[2]))
+    if isinstance(held, float):
+        return diffusion(held)
+    a, s, meaning = held
+    return Level(a, s, tuple(meaning))

@@ -18,7 +18,7 @@ from nmg.editors.prompt_to_prompt import MODES
 from nmg.guidance import CFG, Direct, Guidance, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
 from nmg.guidance.negative_prompt import PULLS, THRESHOLDS
 from nmg.guidance.noise_map import ENERGIES, LEVELS
-from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Inversion, Regularised
+from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Inversion, Regularised, UniInv
 from nmg.lab.profile import MENAGERIE
 from nmg.lab.values import (
     Choice,
@@ -43,6 +43,7 @@ INVERSIONS: dict[str, Inversion] = {
     "ddim": DDIM(),
     "regularised": Regularised(),
     "fixed-point": FixedPoint(),
+    "uni": UniInv(),
     "edit-friendly": EditFriendly(),
 }
 GUIDANCES: dict[str, Guidance] = {

@@ -110,8 +110,8 @@ def test_an_editor_can_be_used_again_with_the_same_result(sample, direction):
 def test_the_targets_text_is_the_sources_moved_along_the_direction(backbone, trajectory, direction):
     run = prepare(backbone, trajectory, [BLUE], SOURCE)
     text = Pix2PixZero(direction).prepare(run).text(run, run.steps[0])
-    assert torch.equal(text[0], run.text[0])
-    assert_close(text[1], run.text[0] + direction.embedding[0])
+    assert torch.equal(text.tokens[0], run.text.tokens[0])
+    assert_close(text.tokens[1], run.text.tokens[0] + direction.embedding[0])
 
 
 def test_without_a_direction_the_text_is_the_prompts(run):
@@ -321,7 +321,7 @@ def test_every_kind_of_model_edits(any_model, picture):
 
 
 def test_a_direction_is_the_difference_of_the_mean_embeddings(backbone, direction):
-    here, there = backbone.text(CATS), backbone.text(DOGS)
+    here, there = backbone.text(CATS).tokens, backbone.text(DOGS).tokens
     assert_close(direction.embedding, there.mean(0, keepdim=True) - here.mean(0, keepdim=True))
     assert (direction.source, direction.target) == (CATS, DOGS)
     assert direction.embedding.abs().max() > 0.1
@@ -443,18 +443,18 @@ def test_words_give_the_move_of_the_prompt_itself(backbone, source, target):
         EditDirection.between(backbone, source, target, SOURCE),
         [SOURCE, exchanged(SOURCE, source, target)],
     )
-    here, there = backbone.text(prompts).split(1)
+    here, there = backbone.text(prompts).tokens.split(1)
     assert direction.fit(there - here) > 0.9 and direction.fit(here - there) < -0.9
     assert math.isnan(direction.fit(here - here))
 
 
 def test_a_prompt_of_one_word_gives_exactly_its_move(backbone):
-    here, there = backbone.text(["cat", "dog"]).split(1)
+    here, there = backbone.text(["cat", "dog"]).tokens.split(1)
     assert_close(EditDirection.between(backbone, "cat", "dog", "cat").embedding, there - here)
 
 
 def test_sentences_of_any_layout_fit_a_prompt_less(backbone):
-    here, there = backbone.text([SOURCE, DOG]).split(1)
+    here, there = backbone.text([SOURCE, DOG]).tokens.split(1)
     published = EditDirection.between(backbone, CATS, DOGS)
     assert published.fit(there - here) < EditDirection.between(backbone, "cat", "dog", SOURCE).fit(there - here)
 

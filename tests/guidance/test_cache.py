@@ -261,7 +261,7 @@ def calls(small, monkeypatch):
     seen, eps = [], small.predict
 
     def watched(x, step, text, attend=None):
-        seen.append((step.index, len(x), x.requires_grad or text.requires_grad))
+        seen.append((step.index, len(x), x.requires_grad or text.tokens.requires_grad))
         return eps(x, step, text, attend)
 
     monkeypatch.setattr(small, "predict", watched)
@@ -491,7 +491,7 @@ def test_a_record_is_saved_and_loaded_with_its_trajectory(small, recorded_row, t
     loaded = Trajectory.load(tmp_path / "cat.safetensors")
     kept, again = first.cache.tensors(), loaded.cache.tensors()
     assert loaded.cache.key == first.cache.key and kept.keys() == again.keys()
-    assert ("null" in kept) == isinstance(guidance, NullText)
+    assert ("null.tokens" in kept) == isinstance(guidance, NullText)
     assert all(torch.equal(again[name], tensor) for name, tensor in kept.items())
     result, expected = (
         edit(small, trajectory, targets=[DOG], guidance=guidance, **QUIET) for trajectory in (loaded, first)

@@ -143,8 +143,8 @@ def test_steering_brings_the_source_row_nearer_to_its_noise_map(run, energy):
 class Double(Backbone):
     """A network that computes in double precision."""
 
-    def eps(self, x, step, text, attend=None):
-        return self.unet(x, step.timestep, text.double()).sample
+    def predict(self, x, step, text, attend=None):
+        return self.unet(x, step.timestep, text.tokens.double()).sample
 
 
 @pytest.mark.parametrize(("energy", "distance"), [("l1", 1.0), ("l2", 1.0), ("smooth_l1", 1.0), ("smooth_l1", 2e-5)])
@@ -180,7 +180,7 @@ class Pointwise(Backbone):
         super().__init__(pipe)
         self.seeds = []
 
-    def eps(self, x, step, text, attend=None):
+    def predict(self, x, step, text, attend=None):
         eps = x.sin()
         if eps.requires_grad:
             eps.register_hook(self.seeds.append)
@@ -669,7 +669,7 @@ def half(build):
 @pytest.mark.parametrize("guidance", EVERY.values(), ids=EVERY)
 def test_every_guidance_works_in_half_precision(half, short, guidance):
     run = prepare(half, short, [TARGET])
-    assert run.text.dtype == torch.bfloat16
+    assert run.text.tokens.dtype == torch.bfloat16
     rows = [x for _, x in denoise(run, guidance, Editor())]
     assert all(x.dtype == torch.float32 and x.isfinite().all() for x in rows)
 

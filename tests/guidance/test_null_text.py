@@ -154,7 +154,7 @@ def test_targets_are_guided_by_the_embeddings_too(run):
     search = NullText(5.0, iterations=2).search(run)
     x = run.start
     for step, latents in denoise(run, search, Editor()):
-        null = search.found[step.index][0].expand(2, -1, -1)
+        null = run.null.with_tokens(search.found[step.index][0])
         assert torch.equal(search.null(run, step), null)
         eps = run.predict(torch.cat([x, x]), step, torch.cat([null, run.text]))
         assert_close(latents, run.down(x, CFG(5).combine(run, step, eps), step), rtol=1e-4, atol=1e-4)
@@ -170,7 +170,7 @@ def test_a_search_begins_with_the_negative_prompt_and_then_where_the_step_before
     )
     search = NullText(iterations=1).search(run)
     rows_of(run, search)
-    assert torch.equal(begun[0], run.null[:1])
+    assert torch.equal(begun[0], run.null[:1].tokens)
     assert all(torch.equal(start, found) for start, (found, _) in zip(begun[1:], search.found, strict=False))
 
 

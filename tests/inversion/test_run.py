@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from nmg import (
     PromptToPrompt,
     Regularised,
     Trajectory,
+    UniInv,
     denoise,
     edit,
     images,
@@ -470,6 +472,36 @@ def test_an_iteration_that_can_not_be_used_is_refused(options, message, unchecke
         FixedPoint(**options)
 
 
+# ---------------------------------------------------------------- Uni-Inv
+
+
+def test_uni_inv_asks_at_the_point_that_the_last_prediction_leads_to(latents):
+    levels = [diffusion(a) for a in (1.0, 0.9, 0.6)]
+    asked, running = [], UniInv().prepare()
+    x = latents
+    for low, high, value in ((levels[0], levels[1], 2.0), (levels[1], levels[2], 5.0)):
+        up = Rise(1, high, low, high)
+        start, x = x, running.rise(lambda z, value=value: asked.append(z) or z * value, latents, x, up, seeded())[0]
+        assert_close(x, up.along(start, asked[-1] * value))
+    first, second, third = asked
+    assert torch.equal(first, latents)
+    assert_close(second, Rise(1, levels[1], levels[0], levels[1]).along(latents, 2 * latents))
+    between = Rise(1, levels[1], levels[0], levels[1]).along(latents, 2 * second)
+    assert_close(third, Rise(1, levels[1], levels[1], levels[2]).along(between, 2 * second))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_uni_inv_keeps_a_flow_better_than_eulers_steps(build, latents, shift):
+    pipe = build()
+    pipe.unet.conv_out.weight.data *= 0.3
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    drifts = []
+    for inversion in (DDIM(), UniInv()):
+        trajectory = rise(Backbone(pipe), latents, SOURCE, 6, inversion=inversion)
+        drifts.append(edit(pipe, trajectory, guidance=CFG(1.0), progress=False).drift)
+    assert drifts[1] < 0.5 * drifts[0]
+
+
 # ---------------------------------------------------------------- edit-friendly
 
 
@@ -501,8 +533,7 @@ def test_under_prompt_to_prompt_the_source_row_passes_through_the_maps_and_the_t
 def test_the_maps_are_the_picture_under_noise_that_is_fresh_at_every_level(backbone, latents, friendly):
     assert torch.equal(friendly.maps[:1], latents)
     drawn = [
-        (z - level**0.5 * latents[0]) / (1 - level) ** 0.5
-        for z, level in zip(friendly.maps[1:], friendly.levels[1:], strict=True)
+        (z - level.a * latents[0]) / level.s for z, level in zip(friendly.maps[1:], friendly.levels[1:], strict=True)
     ]
     noise = torch.stack(drawn).flatten(1)
     assert_close(noise.mean(1), torch.zeros(4), rtol=0, atol=0.15)
@@ -593,7 +624,7 @@ def test_a_text_scale_that_is_not_finite_is_refused(scale):
 # ---------------------------------------------------------------- every inversion
 
 
-EVERY = (DDIM(), Regularised(rounds=1), FixedPoint(2), FixedPoint(2, average=2), EditFriendly())
+EVERY = (DDIM(), Regularised(rounds=1), FixedPoint(2), FixedPoint(2, average=2), EditFriendly(), UniInv())
 
 
 def test_only_edit_friendly_maps_are_not_joined_by_ddim():

@@ -184,7 +184,7 @@ def model_name(backbone: Backbone) -> str:
     name = Path(backbone.name)
     short = menagerie.NAME if name == menagerie.FOLDER else name.name if name.is_dir() else backbone.name
     digest = hashlib.sha256()
-    for key, tensor in sorted(backbone.unet.state_dict().items()):
+    for key, tensor in sorted(backbone.network.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"{short}@{digest.hexdigest()[:12]}"

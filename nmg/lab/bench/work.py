@@ -60,7 +60,7 @@ class Setting:
         return {
             **self.suite.described(),
             "model": self.model,
-            "dtype": str(self.backbone.unet.dtype).removeprefix("torch."),
+            "dtype": str(self.backbone.network.dtype).removeprefix("torch."),
             "device": self.device,
             "steps": self.steps,
             "text_scale": self.text_scale,

@@ -82,7 +82,7 @@ class Columns:
         """The ranges that depend on the model and on where the scales begin."""
         for row, widget in self.widgets.items():
             if row.name == "start_layer":
-                unet = self.controller.engine.backbone.unet
+                unet = self.controller.engine.backbone.network
                 widget.max = sum(not site.is_cross for site in sites(unet).values()) - 1
             scale = row.value.shown(self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
             if scale is not None:

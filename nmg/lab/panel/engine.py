@@ -136,7 +136,7 @@ class Engine:
         self.history: list[Tried] = []
         self._inverted: dict[tuple[Any, ...], _Inverted] = {}
         self._preview: LatentPreview | None = None
-        weights = sum(parameter.numel() for parameter in self.backbone.unet.parameters())
+        weights = sum(parameter.numel() for parameter in self.backbone.network.parameters())
         self._one_thread = self.backbone.device.type == "cpu" and weights < SMALL_NETWORK
 
     @torch.no_grad()

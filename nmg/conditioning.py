@@ -1,0 +1,94 @@
+"""What prompts became, as a value with one row per prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What a network reads of prompts, one row for each. It is cut, joined and compared by rows, as a tensor is.
+
+    Attributes:
+        tokens: the text encoders' embeddings, which attention reads.
+        pooled: one embedding of the whole prompt, where the network reads one.
+        mask: which of the tokens count, where not all do.
+    """
+
+    tokens: Float[Tensor, "rows tokens features"]
+    pooled: Float[Tensor, "rows width"] | None = None
+    mask: Bool[Tensor, "rows tokens"] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        held = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The same change to every tensor."""
+        return Conditioning(**{name: change(tensor) for name, tensor in self.tensors().items()})
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> Conditioning:
+        return self.each(lambda tensor: tensor[rows])
+
+    def split(self, size: int) -> tuple[Conditioning, ...]:
+        """Parts of `size` rows."""
+        return tuple(self[i : i + size] for i in range(0, len(self), size))
+
+    def expand(self, rows: int, *_: int) -> Conditioning:
+        """Its only row, `rows` times."""
+        return self.each(lambda tensor: tensor.expand(rows, *tensor.shape[1:]))
+
+    def expand_as(self, other: Conditioning) -> Conditioning:
+        """Its only row, as often as `other` has rows."""
+        return self.expand(len(other))
+
+    def clone(self) -> Conditioning:
+        return self.each(Tensor.clone)
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        return self.each(lambda tensor: tensor.to(device))
+
+    def with_tokens(self, tokens: Tensor) -> Conditioning:
+        """The same with other embeddings in every row."""
+        tokens = tokens.to(self.tokens.dtype).expand_as(self.tokens)
+        return dataclasses.replace(self, tokens=tokens)
+
+    def moved(self, tokens: Tensor, pooled: Tensor | None = None) -> Conditioning:
+        """The same with embeddings that are moved along a direction."""
+        whole = self.pooled if self.pooled is None or pooled is None else self.pooled + pooled.to(self.pooled)
+        return Conditioning(self.tokens + tokens.to(self.tokens), whole, self.mask)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[rows, tokens, features]."""
+        return self.tokens.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.device
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), options: dict | None = None) -> Any:
+        """`torch.cat` and `torch.equal` take it as they take a tensor."""
+        if function is torch.cat:
+            return cls._joined(args[0])
+        if function is torch.equal:
+            first, second = (value.tensors() for value in args)
+            return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        return NotImplemented
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        named = [part.tensors() for part in parts]
+        return cls(**{name: torch.cat([part[name] for part in named]) for name in named[0]})

@@ -1,0 +1,90 @@
+"""Tiny random-weight pipelines of every family, in the class and the shape of configuration of the real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+TOKENIZER = Path(__file__).parent / "reference" / "sd-shaped" / "tokenizer"
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def clip_tokenizer(pad=None):
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    if pad:
+        tokenizer.pad_token = pad
+    return tokenizer
+
+
+def clip(tokenizer, kind="CLIPTextModelWithProjection"):
+    """A CLIP text encoder of width 32."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return getattr(transformers, kind)(config).eval()
+
+
+def autoencoder(channels=4, **config):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        latent_channels=channels,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **config,
+    ).eval()
+
+
+def sdxl(force_zeros=True):
+    """Stable Diffusion XL: two text encoders with other padding, text_time, transformers of several layers."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    first, second = clip_tokenizer(), clip_tokenizer("!")
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        cross_attention_dim=64,
+        use_linear_projection=True,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * 6 + 32,
+    )
+    return quiet(
+        StableDiffusionXLPipeline(
+            vae=autoencoder(scaling_factor=0.13025),
+            text_encoder=clip(first, "CLIPTextModel"),
+            text_encoder_2=clip(second),
+            tokenizer=first,
+            tokenizer_2=second,
+            unet=unet.eval(),
+            scheduler=DDIMScheduler(**BETAS, steps_offset=1, set_alpha_to_one=False, clip_sample=False),
+            force_zeros_for_empty_prompt=force_zeros,
+        )
+    )
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
