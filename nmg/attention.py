@@ -29,15 +29,18 @@ class Site:
 
     Attributes:
         name: its path in the network, such as `down_blocks.0.attentions.1.transformer_blocks.0.attn2`.
-        place: "down", "mid" or "up".
+        place: "down", "mid" or "up"; of a transformer, the name of its blocks.
         is_cross: whether its keys and values come from the text.
         layer: its place among the self- (or cross-) attention layers in the order they run, from 0.
+        is_joint: whether text and picture attend to each other in one sequence. Such a layer is a self-attention layer,
+            in which `Backbone.picture` says where the picture is.
     """
 
     name: str
     place: str
     is_cross: bool
     layer: int
+    is_joint: bool = False
 
 
 Attend = Callable[[Site, Heads, Heads, Heads], Heads | None]
@@ -70,6 +73,10 @@ def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int
     return height, width
 
 
+PLACES = ("down", "mid", "up")
+"""The places of a UNet's blocks, in the order they run."""
+
+
 def sites(network: Any) -> dict[str, Site]:
     """Every attention layer of a diffusers network by its path, in the order they run.
 
@@ -90,7 +97,8 @@ def sites(network: Any) -> dict[str, Site]:
             f"the network carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
             "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()"
         )
-    return dict(_ordered(tuple(layers)))
+    joint = (getattr(layer, "added_kv_proj_dim", None) is not None for layer in layers.values())
+    return dict(_ordered(tuple(zip(layers, joint, strict=True))))
 
 
 def _layers(network: Any) -> dict[str, Any]:
@@ -100,17 +108,18 @@ def _layers(network: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _ordered(names: tuple[str, ...]) -> tuple[tuple[str, Site], ...]:
-    """The layers of these paths in the order they run."""
+def _ordered(names: tuple[tuple[str, bool], ...]) -> tuple[tuple[str, Site], ...]:
+    """The layers of these paths, joint or not, in the order they run."""
 
-    def order(name: str) -> tuple:
-        place = ("down", "mid", "up").index(name.split("_", 1)[0])
-        return place, [int(n) for n in re.findall(r"\d+", name)], name
+    def order(named: tuple[str, bool]) -> tuple:
+        name, _ = named
+        place = name.split("_", 1)[0]
+        return PLACES.index(place) if place in PLACES else 0, [int(n) for n in re.findall(r"\d+", name)], name
 
     found, counts = [], {False: 0, True: 0}
-    for name in sorted(names, key=order):
-        is_cross = name.endswith(".attn2")
-        found.append((name, Site(name, name.split("_", 1)[0], is_cross, counts[is_cross])))
+    for name, is_joint in sorted(names, key=order):
+        is_cross = name.endswith(".attn2") and name.split("_", 1)[0] in PLACES
+        found.append((name, Site(name, name.split("_", 1)[0], is_cross, counts[is_cross], is_joint)))
         counts[is_cross] += 1
     return tuple(found)
 

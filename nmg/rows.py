@@ -98,3 +98,12 @@ def with_source(row: Rows, rows: Rows) -> Rows:
 def with_targets(targets: Rows, rows: Rows) -> Rows:
     """`rows` with every target row replaced: by the rows of `targets`, or all by its only one."""
     return cat([rows[:1], targets.expand_as(rows[1:])])
+
+
+def of_source(rows: Tensor, positions: slice) -> Tensor:
+    """Every row with the source's values at some positions, of [rows, heads, positions, …]."""
+    if positions == slice(None):
+        return rows[:1].expand_as(rows)
+    taken = rows.clone()
+    taken[:, :, positions] = rows[:1, :, positions]
+    return taken

@@ -192,6 +192,8 @@ def edit(
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     request = _asked(image, given).resolved(backbone)
     try:
+        if attention:
+            backbone.check_word_maps("attention=True", "leave it out")
         opened, picture, trajectory = begin(backbone, request, progress)
         found = sample(backbone, opened, trajectory, callback, attention, progress)
         pictures = images.to_pil(backbone.decode(found.latents))

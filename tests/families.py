@@ -88,3 +88,72 @@ def sdxl(force_zeros=True):
 def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def t5_tokenizer():
+    """A fast tokenizer of words and letters that ends with </s>, as T5's does."""
+    import string
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["▁" + word for word in ("a", "red", "blue", "cat", "dog", "sitting", "in", "the", "forest", "")]
+    vocabulary = dict.fromkeys(["<pad>", "</s>", "<unk>", *words, *string.printable])
+    pieces = [(piece, -1.0 if len(piece) > 2 else -5.0) for piece in vocabulary]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
+
+
+def t5(tokenizer):
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=37,
+        num_layers=1,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()
+
+
+def sd3(dynamic=False):
+    """Stable Diffusion 3.5: three text encoders, a patch of 2, and a second attention of the picture alone."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+        pos_embed_max_size=24,
+        qk_norm="rms_norm",
+        dual_attention_layers=(0,),
+    )
+    first, second, third = clip_tokenizer(), clip_tokenizer(), t5_tokenizer()
+    shift = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15} if dynamic else {"shift": 3.0}
+    return quiet(
+        StableDiffusion3Pipeline(
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(**shift),
+            vae=autoencoder(scaling_factor=1.5305, shift_factor=0.0609),
+            text_encoder=clip(first),
+            text_encoder_2=clip(second),
+            text_encoder_3=t5(third),
+            tokenizer=first,
+            tokenizer_2=second,
+            tokenizer_3=third,
+        )
+    )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nmg import images
 from nmg.alignment import Tokens, tokenize
-from nmg.attention import Attend, attending, sites, spatial_size
+from nmg.attention import Attend, Site, attending, sites, spatial_size
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
 from nmg.conditioning import Conditioning
@@ -47,6 +47,8 @@ class Backbone:
     """Kinds of condition besides the text that the network is given."""
     LAYOUT = 0.5
     """Share of the latent's side up to which self-attention holds the layout."""
+    PATCH = 1
+    """Side of the squares of the latent that the network reads as one."""
     OVERFLOWS = False
     """Whether the autoencoder is known to overflow in half precision."""
 
@@ -59,28 +61,30 @@ class Backbone:
         return False
 
     def __init__(self, pipe: Any):
-        if (transformer := getattr(pipe, "transformer", None)) is not None:
+        if "transformer" not in self.PARTS and (transformer := getattr(pipe, "transformer", None)) is not None:
             raise TypeError(
                 f"{type(pipe).__name__} has a {type(transformer).__name__}, and transformers of this kind are not "
-                "supported yet; the UNets of Stable Diffusion 1, 2 and XL are"
+                "supported yet; Stable Diffusion 3's is, and the UNets of Stable Diffusion 1, 2 and XL are"
             )
         missing = [part for part in self.PARTS if getattr(pipe, part, None) is None]
         if missing:
             raise TypeError(f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded StableDiffusionPipeline")
         checks.check(pipe)
-        self.pipe, self.unet, self.vae, self.tokenizer = pipe, pipe.unet, pipe.vae, pipe.tokenizer
-        if self.unet.config.in_channels != self.vae.config.latent_channels:
+        self.pipe, self.vae, self.tokenizer = pipe, pipe.vae, pipe.tokenizer
+        if self.network.config.in_channels != self.vae.config.latent_channels:
             raise TypeError(
-                f"the UNet takes {self.unet.config.in_channels} channels and the latent has "
+                f"the UNet takes {self.network.config.in_channels} channels and the latent has "
                 f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
             )
-        sites(self.unet)
-        checks.check_network(self.unet, self.READS)
+        sites(self.network)
+        checks.check_network(self.network, self.READS)
 
     @property
     def network(self) -> Any:
         """What predicts."""
-        return self.unet
+        return self.pipe.unet
+
+    unet = network
 
     @property
     def scheduler(self) -> Any:
@@ -112,7 +116,7 @@ class Backbone:
         Raises:
             ValueError: for a network that does not say it.
         """
-        sample = self.unet.config.sample_size
+        sample = self.network.config.sample_size
         if sample is None:
             raise ValueError("the UNet does not say its sample_size; give the picture's size, such as size=(512, 512)")
         height, width = (sample, sample) if isinstance(sample, int) else sample
@@ -143,9 +147,9 @@ class Backbone:
             ValueError: for a size that is no multiple of the latent's pixel.
         """
         width, height = self.native_size if size is None else size
-        step = self.pixels_per_latent
+        step = self.pixels_per_latent * self.PATCH
         if min(width, height) < 2 * step or width % step or height % step:
-            such = self.native_size if self.unet.config.sample_size else (64 * step, 64 * step)
+            such = self.native_size if self.network.config.sample_size else (64 * step, 64 * step)
             raise ValueError(
                 f"size={width}×{height} doesn't fit the latent; give multiples of {step}, such as {such[0]}×{such[1]}"
             )
@@ -269,6 +273,25 @@ class Backbone:
         sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
         return min(sizes, key=lambda size: abs(math.log(math.prod(size) / wanted)))
 
+    def picture(self, site: Site, positions: int, words: int) -> slice:
+        """Which of an attention layer's positions are the picture's, of a text of so many tokens."""
+        return slice(None)
+
+    def check_word_maps(self, who: str, cure: str) -> None:
+        """Raise where words have no attention maps of their own.
+
+        Args:
+            who: what looks at them, and `cure` what works instead: for the message.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if not any(site.is_cross for site in sites(self.network).values()):
+            raise ValueError(
+                f"{who} looks at the words' cross-attention, and in a {type(self.network).__name__} text and picture "
+                f"attend to each other in one sequence; {cure}"
+            )
+
     def layout_positions(self, latent_size: tuple[int, int]) -> int:
         """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
         return round(math.prod(latent_size) * self.settings.layout**2)
@@ -280,12 +303,12 @@ class Backbone:
         Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
         with attending(self.network, attend):
-            out = self._call(x.to(self.network.dtype), step.timestep, text)
+            out = self.network(**self._inputs(x.to(self.network.dtype), step.timestep, text), return_dict=False)[0]
         return restated(out.float(), x, step.here, self._meaning(step.here))
 
-    def _call(self, x: Latents, timestep: float, text: Conditioning, **conditions: Any) -> Tensor:
-        tokens = text.tokens.to(x.dtype)
-        return self.unet(x, timestep, encoder_hidden_states=tokens, return_dict=False, **conditions)[0]
+    def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
+        """What the network is called with."""
+        return {"sample": x, "timestep": timestep, "encoder_hidden_states": text.tokens.to(x.dtype)}
 
     def _meaning(self, level: Level) -> tuple[float, float]:
         """What the network's output stands for at a level (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction)."""
@@ -332,13 +355,13 @@ class StableDiffusionXL(Backbone):
         zeros = null == "" and self.pipe.config.get("force_zeros_for_empty_prompt")
         return text, empty.each(torch.zeros_like) if zeros else empty
 
-    def _call(self, x: Latents, timestep: float, text: Conditioning, **conditions: Any) -> Tensor:
+    def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         # Original size, the crop's corner, target size: a whole picture of the latent's size.
         height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=x.dtype, device=x.device)
         assert text.pooled is not None
         own = {"text_embeds": text.pooled.to(x.dtype), "time_ids": sizes.expand(len(x), -1)}
-        return super()._call(x, timestep, text, added_cond_kwargs=own)
+        return super()._inputs(x, timestep, text) | {"added_cond_kwargs": own}
 
 
 @contextmanager

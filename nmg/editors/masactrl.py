@@ -99,6 +99,8 @@ class MasaCtrl(Editor):
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a layer or step that is not there, a mask of one value, or a word that its prompt does not hold."""
         self.first_layer(backbone)
+        if self.words is not None or self.source_mask is not None:
+            backbone.check_word_maps("MasaCtrl with masks or words", "leave them out")
         self.marked(backbone, request.prompts)
         self.given_masks(backbone.latent_size(request.size))
         if len(request.prompts) > 1:
@@ -163,6 +165,11 @@ def _whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
+def joint(q: Heads, k: Heads, v: Heads, picture: slice) -> Heads:
+    """Joint attention of one half, in which the targets attend to the source's picture and to their own text."""
+    return attention(q, rows.of_source(k, picture), rows.of_source(v, picture))
+
+
 def foreground(maps: Float[Tensor, "*maps height width"]) -> Float[Tensor, "*maps height width"]:
     """Attention maps stretched to 0…1, each by its own range; the foreground is where one reaches a threshold."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
@@ -190,6 +197,11 @@ class _Running(Editor):
                 return None
             if site.layer < self.first_layer:
                 return None
+            if site.is_joint:
+                picture = run.backbone.picture(site, q.shape[2], run.text.shape[1])
+                return torch.cat(
+                    [joint(*half, picture=picture) for half in zip(*map(rows.halves, (q, k, v)), strict=True)]
+                )
             source, targets = self.grounds(seen, q.shape[2], run.latent_size, len(q) // 2)
             halves = zip(*map(rows.halves, (q, k, v)), strict=True)
             return torch.cat([self.mutual(*half, source=source, targets=targets) for half in halves])

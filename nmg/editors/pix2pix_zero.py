@@ -78,6 +78,7 @@ class Pix2PixZero(Editor):
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a direction that can't be found or does not fit."""
         if self.amount != 0:
+            backbone.check_word_maps("Pix2PixZero", "give Pix2PixZero(amount=0)")
             check_gradient(backbone.network, "Pix2PixZero", "Pix2PixZero(amount=0)")
         self.resolved(backbone, request.prompts)
 

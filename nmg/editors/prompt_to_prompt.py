@@ -80,7 +80,8 @@ class PromptToPrompt(Editor):
     Args:
         mode: "replace" (prompts of equally many words) or "refine" (words added or dropped). None chooses for each
             target by the numbers of words.
-        cross_replace: the steps in which cross-attention is replaced. A mapping gives windows to words of the target
+        cross_replace: the steps in which cross-attention is replaced; where text and picture share one sequence, there
+            is none. A mapping gives windows to words of the target
             prompt, and to all others by the key "default_" (all steps without it).
         self_replace: the steps in which self-attention is replaced.
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
@@ -123,6 +124,9 @@ class PromptToPrompt(Editor):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for prompts that can't be aligned, or a word that its prompt does not hold."""
+        if self.weights or self.local_blend or isinstance(self.cross_replace, Mapping):
+            what = "Prompt-to-Prompt with weights, windows or places of words"
+            backbone.check_word_maps(what, "leave them out: the layout alone is then taken over")
         source, *targets = tokens = self.tokens(backbone, request.prompts)
         for target in targets:
             self.correspondence(source, target)
@@ -260,8 +264,9 @@ class _Running(Editor):
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
             if not site.is_cross:
-                if replaces_self and q.shape[2] <= largest:
-                    return self.take_layout(q, k, v)
+                picture = run.backbone.picture(site, q.shape[2], run.text.shape[1])
+                if replaces_self and (site.is_joint or q.shape[2] <= largest):
+                    return self.take_layout(q, k, v, picture)
                 return None
             watches = self.blending is not None and q.shape[2] == self.blending.positions
             if not (watches or replaces_words):
@@ -275,10 +280,11 @@ class _Running(Editor):
         return "none" if self.attend(run, step) is None else "text"
 
     @staticmethod
-    def take_layout(q: Heads, k: Heads, v: Heads) -> Heads:
-        """Self-attention in which the text half's targets have the source's map."""
+    def take_layout(q: Heads, k: Heads, v: Heads, picture: slice) -> Heads:
+        """Self-attention in which the text half's targets have the source's map; in a joint layer, its queries and keys
+        at the picture's positions (Shin et al. 2025, arXiv 2508.07519)."""
         (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
-        source_q, source_k = (rows.source(x).expand_as(x) for x in (text_q, text_k))
+        source_q, source_k = (rows.of_source(x, picture) for x in (text_q, text_k))
         return torch.cat([attention(null_q, null_k, null_v), attention(source_q, source_k, text_v)])
 
     def take_words(self, q: Heads, k: Heads, v: Heads, active: Tensor, watches: bool) -> Heads:

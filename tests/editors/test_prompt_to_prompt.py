@@ -412,7 +412,9 @@ def test_blend_words_go_by_prompt(sample, words):
 def test_the_blend_looks_at_a_quarter_of_the_latents_size(sd_shaped, size, expected):
     backbone = Backbone(sd_shaped)
     down = steps(backbone.scheduler, 2)
-    trajectory = Trajectory(torch.zeros(3, 4, *size), (1.0, 0.5, 0.1), down, SOURCE, backbone.name)
+    trajectory = Trajectory(
+        torch.zeros(3, 4, *size), (down[1].there, down[1].here, down[0].here), down, SOURCE, backbone.name
+    )
     assert backbone.word_map_size(trajectory.latent_size) == expected
 
 

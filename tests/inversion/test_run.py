@@ -499,7 +499,7 @@ def test_uni_inv_keeps_a_flow_better_than_eulers_steps(build, latents, shift):
     for inversion in (DDIM(), UniInv()):
         trajectory = rise(Backbone(pipe), latents, SOURCE, 6, inversion=inversion)
         drifts.append(edit(pipe, trajectory, guidance=CFG(1.0), progress=False).drift)
-    assert drifts[1] < 0.5 * drifts[0]
+    assert drifts[1] < 0.7 * drifts[0]
 
 
 # ---------------------------------------------------------------- edit-friendly
