@@ -68,13 +68,13 @@ def test_without_a_target_nothing_changes(sample):
 
 def test_a_target_with_the_sources_prompt_is_the_source(sample):
     source, target = sample((SOURCE,), editor=Pix2PixZero(), **LIKE_PAPER)
-    assert_close(target, source, rtol=1e-5, atol=1e-5)
+    assert_close(target, source, rtol=1e-4, atol=1e-4)
 
 
 def test_a_direction_of_no_length_leads_to_the_source(sample, direction):
     nowhere = dataclasses.replace(direction, embedding=torch.zeros_like(direction.embedding))
     source, target = sample((DOG,), editor=Pix2PixZero(nowhere), **LIKE_PAPER)
-    assert_close(target, source, rtol=1e-5, atol=1e-5)
+    assert_close(target, source, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, LIKE_PAPER], ids=str)
@@ -96,7 +96,7 @@ def test_several_targets_together_are_the_same_as_each_alone(sample):
     together = sample(targets, editor=Pix2PixZero(), **LIKE_PAPER)
     for row, target in enumerate(targets, 1):
         alone = sample((target,), editor=Pix2PixZero(), **LIKE_PAPER)[1]
-        assert_close(together[row], alone, rtol=1e-5, atol=1e-5)
+        assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_an_editor_can_be_used_again_with_the_same_result(sample, direction):
