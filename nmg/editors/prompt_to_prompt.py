@@ -173,11 +173,13 @@ class PromptToPrompt(Editor):
         tokens = self.tokens(run.backbone, run.prompts)
         device, width = run.text.device, run.text.shape[1]
         maps = [self.correspondence(tokens[0], target) for target in tokens[1:]]
+        schedule = self.schedule(tokens[1:], len(run.steps))[..., :width]
         return _Running(
             config=self,
             weights=torch.stack([m.weights[:width, :width] for m in maps]).to(device),
             kept=torch.stack([m.kept[:width] for m in maps]).to(device),
-            active=self.schedule(tokens[1:], len(run.steps))[..., :width].to(device),
+            active=schedule.to(device),
+            replaces_words=schedule.flatten(1).any(1).tolist(),
             factors=self.factors(tokens[1:])[:, :width].to(device),
             blending=None if self.local_blend is None else _Blending.prepare(self.local_blend, tokens, run),
         )
@@ -250,6 +252,7 @@ class _Running(Editor):
     weights: Tensor
     kept: Tensor
     active: Tensor
+    replaces_words: list[bool]
     factors: Tensor
     blending: _Blending | None
 
@@ -258,7 +261,7 @@ class _Running(Editor):
         first, last = _window(self.config.self_replace, len(run.steps))
         replaces_self = first <= step.index < last
         largest = self.config.self_positions or run.backbone.layout_positions(run.latent_size)
-        replaces_words = bool(active.any())
+        replaces_words = self.replaces_words[step.index]
         if not (replaces_self or replaces_words or self.blending):
             return None
 
