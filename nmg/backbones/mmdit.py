@@ -66,7 +66,6 @@ class StableDiffusion3(Backbone):
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         assert text.pooled is not None
         return {
-            "hidden_states": x,
             "timestep": torch.full((len(x),), timestep, device=x.device),
             "encoder_hidden_states": text.tokens.to(x.dtype),
             "pooled_projections": text.pooled.to(x.dtype),

@@ -303,12 +303,13 @@ class Backbone:
         Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
         with attending(self.network, attend):
-            out = self.network(**self._inputs(x.to(self.network.dtype), step.timestep, text), return_dict=False)[0]
+            latents = x.to(self.network.dtype)
+            out = self.network(latents, **self._inputs(latents, step.timestep, text), return_dict=False)[0]
         return restated(out.float(), x, step.here, self._meaning(step.here))
 
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
-        """What the network is called with."""
-        return {"sample": x, "timestep": timestep, "encoder_hidden_states": text.tokens.to(x.dtype)}
+        """What the network is called with, besides the latents."""
+        return {"timestep": timestep, "encoder_hidden_states": text.tokens.to(x.dtype)}
 
     def _meaning(self, level: Level) -> tuple[float, float]:
         """What the network's output stands for at a level (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction)."""
