@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Tests run in several processes of one thread each; one that is done takes over what another has left.
 SHARED := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-oldest test-browser lint notebooks docs train clean
+.PHONY: demo test test-oldest test-browser fuzz lint notebooks docs train clean
 
 demo: $(VENV)/.core
 	$(BIN)/python -m nmg demo --out outputs
@@ -24,6 +24,10 @@ test-oldest: $(VENV)-oldest/.test
 test-browser: $(VENV)/.test
 	$(PIP) install -q -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest -rs tests/lab/panel/test_browser.py
+
+# Thousands of wrong inputs and interrupts, minutes; a small part is among the tests.
+fuzz: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.fuzz --jobs $(JOBS) --out docs/robustness.md
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

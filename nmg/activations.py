@@ -21,6 +21,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from nmg.undo import undoing
+
 WORTHWHILE = 2**18
 """Elements of a layer's input from which the memory saved is worth the time that Python takes."""
 
@@ -33,15 +35,12 @@ def sparing(network: nn.Module) -> Iterator[None]:
     Not changed: convolutions whose weights need a gradient, layers whose forward was replaced (by accelerate's offload,
     for one), and whole networks that are compiled or use gradient checkpointing.
     """
-    changed = [] if _decides_itself(network) else list(_spared(network))
-    try:
-        for module, name, instead in changed:
+    with undoing(network) as note:
+        for module, name, instead in [] if _decides_itself(network) else list(_spared(network)):
+            # diffusers before 0.31 has one SiLU for all networks: another thread may have put it back.
+            note(functools.partial(module.__dict__.pop, name, None))
             setattr(module, name, instead)
         yield
-    finally:
-        for module, name, _ in changed:
-            # diffusers before 0.31 has one SiLU for all networks: another thread may have put it back.
-            module.__dict__.pop(name, None)
 
 
 def _decides_itself(network: nn.Module) -> bool:

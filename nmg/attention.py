@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from nmg.threads import alone_with
 from nmg.types import Heads, Probabilities
+from nmg.undo import undoing
 
 
 @dataclass(frozen=True)
@@ -149,21 +150,16 @@ def attending(network: Any, attend: Attend | None) -> Iterator[None]:
 
 @contextmanager
 def _hooked(network: Any, attend: Attend) -> Iterator[None]:
-    layers, calls, handles = _layers(network), [0], []
+    layers, calls = _layers(network), [0]
     _install()
-    try:
+    with undoing(network) as note:
+        # An interrupt inside a layer leaves it without a word.
+        note(functools.partial(_left, calls))
         for name, site in sites(network).items():
-            here = _Here(site, attend, calls)
-            handles.append(layers[name].register_forward_pre_hook(functools.partial(_enter, here)))
-            handles.append(layers[name].register_forward_hook(_leave, always_call=True))
+            note(functools.partial(_unhooked, layers[name], calls))
+            layers[name].register_forward_pre_hook(_Enter(_Here(site, attend, calls)))
+            layers[name].register_forward_hook(_Leave(calls), always_call=True)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        # An interrupt inside a layer has left it without a word.
-        for thread, here in list(_RUNNING.items()):
-            if here.calls is calls:
-                del _RUNNING[thread]
     if not calls[0]:
         raise RuntimeError(
             "the network ran without calling any attention hook, so nothing would have been edited; "
@@ -184,12 +180,40 @@ _RUNNING: dict[int, _Here] = {}
 its own, by the same hooks."""
 
 
-def _enter(here: _Here, *_: Any) -> None:
-    _RUNNING[threading.get_ident()] = here
+class _Enter(NamedTuple):
+    """The hook before a layer."""
+
+    here: _Here
+
+    def __call__(self, *_: Any) -> None:
+        _RUNNING[threading.get_ident()] = self.here
 
 
-def _leave(*_: Any) -> None:
-    _RUNNING.pop(threading.get_ident(), None)
+class _Leave(NamedTuple):
+    """The hook after it."""
+
+    calls: list[int]
+
+    def __call__(self, *_: Any) -> None:
+        _RUNNING.pop(threading.get_ident(), None)
+
+
+def _left(calls: list[int]) -> None:
+    """Forget the layers of a block, which its counter tells from another's."""
+    for thread, here in list(_RUNNING.items()):
+        if here.calls is calls:
+            _RUNNING.pop(thread, None)
+
+
+def _unhooked(layer: nn.Module, calls: list[int]) -> None:
+    """Take the hooks of a block off a layer."""
+    for key, hook in list(layer._forward_pre_hooks.items()):
+        if isinstance(hook, _Enter) and hook.here.calls is calls:
+            layer._forward_pre_hooks.pop(key, None)
+    for key, hook in list(layer._forward_hooks.items()):
+        if isinstance(hook, _Leave) and hook.calls is calls:
+            layer._forward_hooks.pop(key, None)
+            layer._forward_hooks_always_called.pop(key, None)
 
 
 _plain = F.scaled_dot_product_attention
@@ -225,18 +249,15 @@ def _native(network: Any) -> Iterator[None]:
     layers = _layers(network).values()
     old = [(layer, layer.processor) for layer in layers if type(layer.processor).__name__ in _OLD]
     chosen = [(p, b) for layer in layers if (b := getattr(p := layer.processor, "_attention_backend", None))]
-    try:
-        for layer, _ in old:
+    with undoing(network) as note:
+        for layer, processor in old:
+            note(functools.partial(setattr, layer, "processor", processor))
             layer.processor = AttnProcessor2_0()
-        for processor, _ in chosen:
+        for processor, backend in chosen:
+            note(functools.partial(setattr, processor, "_attention_backend", backend))
             processor._attention_backend = None
         with _native_backend():
             yield
-    finally:
-        for layer, processor in old:
-            layer.processor = processor
-        for processor, backend in chosen:
-            processor._attention_backend = backend
 
 
 def _native_backend() -> AbstractContextManager:

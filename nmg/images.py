@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SMALLEST = 8
+SMALLEST, LARGEST = 8, 30_000
+"""Pixels of a picture's side."""
 
 
 def load(image: Any) -> Image.Image:
@@ -30,11 +32,7 @@ def load(image: Any) -> Image.Image:
             raise FileNotFoundError(
                 f"there is no picture at {os.fspath(image)!r}; give the path of a PNG, JPEG or WebP file"
             )
-        try:
-            image = Image.open(image)
-            image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"the file can't be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
+        image = decoded(image, f"the file {os.fspath(image)!r}")
     elif isinstance(image, Tensor):
         image = _from_array(_channels_last(image))
     elif isinstance(image, np.ndarray):
@@ -47,6 +45,27 @@ def load(image: Any) -> Image.Image:
     if min(image.size) < SMALLEST:
         raise ValueError(f"the picture is {image.width}×{image.height} pixels; it needs at least {SMALLEST} each way")
     return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decoded(file: str | os.PathLike | io.BytesIO, what: str) -> Image.Image:
+    """The picture in a file, with all its pixels read.
+
+    Args:
+        what: names the file in the message.
+
+    Raises:
+        ValueError: for what is no picture, is damaged, or too large.
+    """
+    Image.init()
+    try:
+        # Encapsulated PostScript would be run by another program.
+        image = Image.open(file, formats=[name for name in Image.OPEN if name != "EPS"])
+        image.load()
+    except Exception as error:  # Decoders raise whatever the bytes lead them to.
+        raise ValueError(f"{what} can't be read as a picture ({error}); give a PNG, JPEG or WebP file") from error
+    if max(image.size) > LARGEST:
+        raise ValueError(f"{what} has {image.width}×{image.height} pixels; {LARGEST} each way are the most")
+    return image
 
 
 def _channels_last(tensor: Tensor) -> np.ndarray:

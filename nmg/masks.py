@@ -41,8 +41,7 @@ def opened(path: str | os.PathLike) -> Image.Image:
         ValueError, FileNotFoundError: for what is no picture, as `images.load`.
     """
     images.load(path)
-    with Image.open(path) as mask:
-        return picture(mask)
+    return picture(images.decoded(path, f"the mask {os.fspath(path)!r}"))
 
 
 def load(mask: str | os.PathLike | Image.Image, size: tuple[int, int], of: str) -> Float[Tensor, "height width"]:

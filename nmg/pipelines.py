@@ -22,6 +22,7 @@ from nmg.levels import Step
 from nmg.request import Request
 from nmg.run import Run, delegating
 from nmg.sampling import begin, sample
+from nmg.undo import gradients_kept
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
 
@@ -83,9 +84,12 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
 def _loaded(folder: Any, dtype: torch.dtype) -> Any:
     """The pipeline in a folder or at a hub id, by the class that its index names."""
     kind = DiffusionPipeline.load_config(folder).get("_class_name", "")
+    # Never pickled weights, which could run anything.
+    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
     if kind in ("StableDiffusionPipeline", "NoiseMapGuidancePipeline", ""):
-        return NoiseMapGuidancePipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None)
-    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+        options["safety_checker"] = None
+        return NoiseMapGuidancePipeline.from_pretrained(folder, **options)
+    return DiffusionPipeline.from_pretrained(folder, **options)
 
 
 def generate(
@@ -154,6 +158,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         """The trajectory of a picture; see `nmg.invert` for the options."""
         return invert(self, image, prompt, steps=num_inference_steps, progress=self._shows_progress, **options)
 
+    @gradients_kept
     def __call__(
         self,
         prompt: str | Sequence[str],

@@ -13,12 +13,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from pydantic import Field
 
-from nmg import editors, guidance, inversion
+from nmg import editors, guidance, images, inversion
 from nmg.backbones import Backbone
 from nmg.editors import Pix2PixZero, PromptToPrompt
 from nmg.files import keep
@@ -26,6 +27,7 @@ from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
 from nmg.run import PUBLISHED_STEPS
+from nmg.schema import MOST, Count, Form, Text, Whole, checked, parsed
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
@@ -38,6 +40,31 @@ METHODS = {
     for name, module in {"guidance": guidance, "editor": editors, "inversion": inversion}.items()
 }
 """The fields that hold methods, and the classes that they may be of."""
+
+
+Side = Annotated[int, Field(ge=images.SMALLEST, le=4096)]
+"""Pixels of a side that settings in a file may ask for."""
+
+
+class _Fields(Form):
+    """The settings in a file: the fields of a `Request`."""
+
+    image: Text = ""
+    source: Text | None = None
+    targets: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    negative: Text | None = None
+    guidance: dict[str, Any] | None = None
+    editor: dict[str, Any] | None = None
+    inversion: dict[str, Any] | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    size: tuple[Side, Side] | None = None
+    convention: Text | None = None
+    offset: Whole | None = None
+    model: Text = ""
+    dtype: Literal["", "float16", "bfloat16", "float32", "float64"] = ""
+    version: Text = ""
+    digest: Annotated[str, Field(pattern="^([0-9a-f]{12})?$")] = ""
+    row: Count = 1
 
 
 @dataclass(frozen=True)
@@ -188,18 +215,19 @@ class Request:
             ValueError: for text that is no request, or names a method that this version lacks.
         """
         try:
-            values = json.loads(text)
+            values = parsed(text)
             values = _from_version_0_1(values) if (form := values.pop("format", 1)) == 1 else values
             if form > FORMAT:
-                raise ValueError(
-                    f"the settings are of format {form}, and this version reads up to {FORMAT}; update nmg"
-                )
-            methods = {name: unpacked(values[name], kinds) for name, kinds in METHODS.items() if values.get(name)}
-            size = None if values["size"] is None else tuple(values["size"])
-            return cls(**values | methods | {"targets": tuple(values["targets"]), "size": size})
-        except (AttributeError, KeyError, TypeError, ZeroDivisionError, json.JSONDecodeError) as error:
+                raise ValueError(f"they are of format {form}, and this version reads up to {FORMAT}: update nmg")
+            values = dict(checked(values, _Fields))
+            named = {name: value for name in METHODS if (value := values[name]) is not None}
+            methods = {name: unpacked(value, METHODS[name]) for name, value in named.items()}
+            if values["row"] > max(1, len(values["targets"])):
+                raise ValueError(f"row: there is no target {values['row']}")
+            return cls(**values | methods)
+        except (AttributeError, KeyError, TypeError, ArithmeticError, ValueError) as error:
             raise ValueError(
-                f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
+                f"the settings can't be read by this version ({error}); is the picture damaged, or a newer one's?"
             ) from error
 
     def save(self, picture: Image.Image, path: str | os.PathLike, over: bool = True) -> Path:
@@ -225,14 +253,8 @@ class Request:
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no picture at {os.fspath(path)!r}; give a PNG that `nmg edit` wrote")
-        try:
-            with Image.open(path) as picture:
-                text = picture.info.get(KEY)
-        except OSError as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} can't be read as a picture ({error}); give a PNG that `nmg edit` wrote"
-            ) from error
-        if text is None:
+        text = images.decoded(path, repr(os.fspath(path))).info.get(KEY)
+        if not isinstance(text, str):
             raise ValueError(
                 f"{os.fspath(path)!r} holds no settings; only PNGs that `nmg edit` wrote do, and editing or "
                 "converting a picture elsewhere drops them"
@@ -241,7 +263,8 @@ class Request:
 
 
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
-    """Raise for a trajectory of another model."""
+    """Raise for a trajectory whose parts don't belong together, or of another model."""
+    trajectory.check()
     if trajectory.model != backbone.name:
         raise ValueError(
             f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "

@@ -21,6 +21,7 @@ from nmg.conditioning import Conditioning
 from nmg.inversion import Trajectory
 from nmg.levels import Step, spread, transfer
 from nmg.types import Doubled, Latents
+from nmg.undo import no_inference
 
 C = TypeVar("C")
 
@@ -173,5 +174,5 @@ class Run:
         # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
         # again in it.
         unet = self.backbone.network
-        with torch.inference_mode(False), torch.enable_grad(), attending(unet, attend), frozen(unet), sparing(unet):
+        with no_inference(), torch.enable_grad(), attending(unet, attend), frozen(unet), sparing(unet):
             yield

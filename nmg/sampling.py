@@ -24,6 +24,7 @@ from nmg.levels import Step
 from nmg.request import Request, digest
 from nmg.run import Run
 from nmg.types import Latents, Mask
+from nmg.undo import gradients_kept
 
 UNSEEN = 0.02
 """Drift up to which a reconstruction is not told from the picture, and plain DDIM's is not asked for."""
@@ -138,6 +139,7 @@ def encoded(backbone: Backbone, request: Request, trajectory: Trajectory) -> Run
     return Run(backbone, trajectory.to(backbone.device), request.prompts, text, null.expand(len(text)))
 
 
+@gradients_kept
 def edit(
     pipe: Any,
     image: Any,
@@ -333,6 +335,7 @@ def _said(drift: float, plain: float | None) -> str | None:
     return None
 
 
+@gradients_kept
 def find_null_texts(
     pipe: Any, trajectory: Trajectory, guidance: NullText | None = None, progress: bool = True
 ) -> NullTexts:

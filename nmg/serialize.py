@@ -8,9 +8,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,9 @@ from torch import Tensor
 
 from nmg import images
 from nmg.files import replacing
+from nmg.schema import checked, form_of, parsed, shaped
+
+F = TypeVar("F")
 
 # ---------------------------------------------------------------- settings
 
@@ -34,13 +37,14 @@ def unpacked(values: dict[str, Any], kinds: Sequence[type]) -> Any:
     """The method that `packed` described, out of classes that it may be of.
 
     Raises:
-        ValueError: for a method of none of them.
+        ValueError: for a method of none of them, or a setting that is not of its type and range.
     """
-    values = {key: _restored(value) for key, value in values.items()}
-    name, known = values.pop("method"), {kind.__name__: kind for kind in kinds}
-    if name not in known:
-        raise ValueError(f"this version has no method {name!r}; it has {', '.join(known)}")
-    return known[name](**{key: _methods(value, kinds) for key, value in values.items()})
+    known = {kind.__name__: kind for kind in kinds}
+    named = [values.get("method"), *_named(list(values.values()))]
+    if unknown := [name for name in named if not isinstance(name, str) or name not in known]:
+        raise ValueError(f"this version has no method {unknown[0]!r}; it has {', '.join(known)}")
+    checked(values, form_of(known[values["method"]], tuple(kinds)))
+    return _method(_restored(values), known)
 
 
 def methods_of(module: Any) -> tuple[type, ...]:
@@ -48,11 +52,23 @@ def methods_of(module: Any) -> tuple[type, ...]:
     return tuple(kind for name in module.__all__ if dataclasses.is_dataclass(kind := getattr(module, name)))
 
 
-def _methods(value: Any, kinds: Sequence[type]) -> Any:
-    """The methods among a method's settings."""
+def _named(value: Any) -> Iterator[str]:
+    """The names of the methods in a value; a word may be called "method" too, with a number."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, dict) and isinstance(value.get("method"), str):
+        yield value["method"]
+    for item in inside:
+        yield from _named(item)
+
+
+def _method(value: Any, known: Mapping[str, type]) -> Any:
+    """A method of its checked settings, with the methods among them."""
     if isinstance(value, tuple):
-        return tuple(_methods(item, kinds) for item in value)
-    return unpacked(value, kinds) if isinstance(value, dict) and isinstance(value.get("method"), str) else value
+        return tuple(_method(item, known) for item in value)
+    if not isinstance(value, dict) or value.get("method") not in known:
+        return value
+    settings = {key: _method(item, known) for key, item in value.items() if key != "method"}
+    return known[value["method"]](**settings)
 
 
 def _plain(value: Any) -> Any:
@@ -78,7 +94,7 @@ def _restored(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(map(_restored, value))
     if isinstance(value, dict) and set(value) == {"png"} and isinstance(value["png"], str):
-        return Image.open(io.BytesIO(base64.b64decode(value["png"])))
+        return images.decoded(io.BytesIO(base64.b64decode(value["png"])), "the picture in the settings")
     return {key: _restored(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
@@ -134,22 +150,40 @@ def save(path: str | os.PathLike, form: str, tensors: dict[str, Tensor], describ
         form: name and version of the file's form, which `load` asks for again.
     """
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(described, allow_nan=False)
+    metadata = {"format": form, "described": text, "digest": _digest(tensors, text)}
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"format": form, "described": json.dumps(described)})
+        save_file(tensors, part, metadata=metadata)
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of a file's content, by which damage to a number is found."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].numpy().tobytes())
+    return found.hexdigest()
 
 
 def load(
-    path: str | os.PathLike, form: str | Sequence[str], what: str, cure: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description that `save` wrote.
+    path: str | os.PathLike,
+    form: str | Sequence[str],
+    fields: type[F],
+    axes: Mapping[str, str],
+    what: str,
+    cure: str,
+) -> tuple[dict[str, Tensor], F]:
+    """The tensors and the description that `save` wrote, checked.
 
     Args:
         form: the file's form, or those that can be read.
+        fields: the description's.
+        axes: of every tensor that the file may hold; see `schema.shaped`.
         what: what the file should hold, and `cure` how to make one: for the messages.
 
     Raises:
         FileNotFoundError: without a file at `path`.
-        ValueError: for a file of another form, or one that can't be read.
+        ValueError: for a file of another form, or one that is damaged: with what is wrong.
     """
     name = repr(os.fspath(path))
     if not os.path.isfile(path):
@@ -159,6 +193,14 @@ def load(
             metadata = file.metadata() or {}
             if metadata.get("format") not in ([form] if isinstance(form, str) else form):
                 raise ValueError(f"{name} holds no {what} of this version; {cure}")
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["described"])  # noqa: SIM118
-    except SafetensorError as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, UnicodeError) as error:
         raise ValueError(f"{name} can't be read ({error}); {cure}") from error
+    try:
+        shaped(tensors, axes)
+        # Files of earlier versions have no digest.
+        if metadata.get("digest", own := _digest(tensors, metadata.get("described", ""))) != own:
+            raise ValueError("its content is not what was written")
+        return tensors, checked(parsed(metadata.get("described", "")), fields)
+    except ValueError as error:
+        raise ValueError(f"{name} is damaged, or holds no {what} of this version ({error}); {cure}") from error

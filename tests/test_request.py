@@ -92,7 +92,7 @@ def test_a_recipe_from_before_there_were_inversions_is_read():
 
 
 def test_a_recipe_of_a_newer_format_is_an_error():
-    with pytest.raises(ValueError, match="the settings are of format 99, and this version reads up to"):
+    with pytest.raises(ValueError, match="of format 99, and this version reads up to"):
         Request.from_json(json.dumps(json.loads(REQUEST.to_json()) | {"format": 99}))
 
 

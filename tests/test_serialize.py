@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from nmg import (
     serialize,
 )
 from nmg.guidance import Stack
+from nmg.schema import Form
 from nmg.serialize import methods_of, packed, unpacked
 
 MASK = np.zeros((16, 24), bool)
@@ -211,8 +213,10 @@ def test_a_method_that_the_module_does_not_have_is_refused():
 
 
 def test_settings_that_the_method_does_not_have_are_refused():
-    with pytest.raises(TypeError, match="telepathy"):
+    with pytest.raises(ValueError, match="telepathy: extra inputs are not permitted"):
         unpacked({"method": "MasaCtrl", "telepathy": 1}, methods_of(editors))
+    with pytest.raises(ValueError, match="threshold: input should be a valid number"):
+        unpacked({"method": "MasaCtrl", "threshold": "0.1"}, methods_of(editors))
 
 
 def test_settings_that_can_not_be_used_are_refused_by_the_method():
@@ -230,20 +234,27 @@ def path(tmp_path):
     return tmp_path / "thing.safetensors"
 
 
-def load(path, form=FORM):
-    return serialize.load(path, form, "thing", "make one by hand")
+class Thing(Form):
+    text: str = ""
+    number: float = 0.0
+    list: Any = None
+    nested: dict[str, str] = {}
+
+
+def load(path, form=FORM, **axes):
+    return serialize.load(path, form, Thing, axes or {"a": "many", "b": "many"}, "thing", "make one by hand")
 
 
 def test_what_is_saved_is_loaded(path):
     held = {
         "a": torch.randn(2, 3, generator=torch.Generator().manual_seed(0)),
-        "b": torch.zeros(0),
+        "b": torch.zeros(1),
         "c": torch.tensor(2.5),
     }
     described = {"text": "a “café” cat\n🐱", "number": 0.1, "list": [1, [2.5, None]], "nested": {"method": "DDIM"}}
     serialize.save(path, FORM, held, described)
-    found, said = load(path)
-    assert said == described and set(found) == set(held)
+    found, said = load(path, a="rows columns", b="1", c="")
+    assert dict(said) == described and set(found) == set(held)
     assert all(torch.equal(found[name], held[name]) for name in held)
 
 
@@ -259,7 +270,7 @@ def test_tensors_of_every_type_are_kept_in_single_precision(path, dtype):
 def test_views_are_kept_as_what_they_show(path, view):
     given = view(torch.arange(16.0).view(4, 4))
     serialize.save(path, FORM, {"a": given}, {})
-    assert torch.equal(load(path)[0]["a"], given)
+    assert torch.equal(load(path, a="rows columns")[0]["a"], given)
 
 
 def test_a_tensor_with_a_gradient_or_of_inference_mode_is_kept(path):
@@ -273,14 +284,15 @@ def test_a_tensor_with_a_gradient_or_of_inference_mode_is_kept(path):
 def test_the_file_says_what_it_is(path):
     serialize.save(path, FORM, {"a": torch.ones(1)}, {"text": "cat"})
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": FORM, "described": json.dumps({"text": "cat"})}
+        said = file.metadata()
+    assert said.pop("digest") and said == {"format": FORM, "described": json.dumps({"text": "cat"})}
 
 
 def test_saving_again_replaces_the_file_and_leaves_nothing_beside_it(path):
     for number in (1.0, 2.0):
         serialize.save(str(path), FORM, {"a": torch.tensor(number)}, {"number": number})
-    found, said = load(path)
-    assert found["a"] == said["number"] == 2.0
+    found, said = load(path, a="")
+    assert found["a"] == said.number == 2.0
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -319,4 +331,23 @@ def test_half_a_file_is_refused(path):
     serialize.save(path, FORM, {"a": torch.ones(100)}, {})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"can't be read \(.*\); make one by hand"):
+        load(path)
+
+
+def test_damage_to_a_number_or_to_a_word_is_found(path):
+    serialize.save(path, FORM, {"a": torch.ones(4)}, {"text": "cat"})
+    data = path.read_bytes()
+    for changed in (data[:-1] + b"\x40", data.replace(b"cat", b"car")):
+        assert changed != data
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged.*its content is not what was written.*; make one by hand"):
+            load(path)
+
+
+def test_a_tensor_of_another_shape_and_a_field_of_another_type_are_named(path):
+    serialize.save(path, FORM, {"a": torch.ones(1, 4)}, {})
+    with pytest.raises(ValueError, match=r"a: its shape \[1, 4\] is not \[many"):
+        load(path)
+    serialize.save(path, FORM, {"a": torch.ones(4)}, {"text": 7})
+    with pytest.raises(ValueError, match="text: input should be a valid string"):
         load(path)

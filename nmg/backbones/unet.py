@@ -28,6 +28,7 @@ from nmg.conditioning import Conditioning
 from nmg.levels import FLOW_VELOCITY, NOISE, Level, Step, restated, steps
 from nmg.threads import alone_with
 from nmg.types import Image, Latents
+from nmg.undo import undoing
 
 
 class Backbone:
@@ -369,12 +370,10 @@ class StableDiffusionXL(Backbone):
 def frozen(network: torch.nn.Module) -> Iterator[None]:
     """No gradient for the parameters inside the block; those that had one have it again after it."""
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    for parameter in trainable.values():
-        parameter.requires_grad_(False)
-    try:
+    with undoing(network) as note:
+        if trainable:
+            # By name: sequential offload replaces the parameters themselves during a call.
+            note(lambda: [p.requires_grad_(True) for name, p in network.named_parameters() if name in trainable])
+        for parameter in trainable.values():
+            parameter.requires_grad_(False)
         yield
-    finally:
-        # By name: sequential offload replaces the parameters themselves during a call.
-        parameters = dict(network.named_parameters()) if trainable else {}
-        for name in trainable:
-            parameters[name].requires_grad_(True)

@@ -13,16 +13,18 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from nmg.alignment import occurrences
 from nmg.backbones import Backbone
+from nmg.schema import Form, Share, Text
 from nmg.serialize import load, save
 
 FORMAT = "nmg-direction-2"
@@ -32,6 +34,19 @@ MOST = 48
 """Variations of a prompt that a direction is the mean over."""
 WORD = "\0"
 """Stands for the word that is exchanged."""
+
+
+AXES = {"embedding": "1 tokens features", "pooled": "1 width"}
+"""The tensors of a saved direction."""
+Sentences = Annotated[list[Text], Field(min_length=1, max_length=10_000)]
+
+
+class _Fields(Form):
+    """What a saved direction says of its tensor."""
+
+    source: Sentences
+    target: Sentences
+    separation: Share | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +114,8 @@ class EditDirection:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the direction and its sentences to one safetensors file."""
-        described = {"source": self.source, "target": self.target, "separation": self.separation}
+        separation = None if math.isnan(self.separation) else self.separation
+        described = {"source": self.source, "target": self.target, "separation": separation}
         pooled = {} if self.pooled is None else {"pooled": self.pooled}
         save(path, FORMAT, {"embedding": self.embedding} | pooled, described)
 
@@ -111,9 +127,12 @@ class EditDirection:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no direction.
         """
-        held, described = load(path, FORMAT, "direction", "make one with EditDirection.between")
-        sides = tuple(described["source"]), tuple(described["target"])
-        return cls(held["embedding"], *sides, described["separation"], held.get("pooled"))
+        cure = "make one with EditDirection.between"
+        held, fields = load(path, FORMAT, _Fields, AXES, "direction", cure)
+        if "embedding" not in held or not held["embedding"].any():
+            raise ValueError(f"{os.fspath(path)!r} is damaged: its direction leads nowhere; {cure}")
+        separation = math.nan if fields.separation is None else fields.separation
+        return cls(held["embedding"], tuple(fields.source), tuple(fields.target), separation, held.get("pooled"))
 
 
 Side = str | os.PathLike | Sequence[str]

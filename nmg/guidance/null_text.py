@@ -7,10 +7,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from nmg import rows
@@ -21,12 +22,27 @@ from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, transfer
 from nmg.run import PUBLISHED_STEPS, Asked, Run
+from nmg.schema import MOST, Form, Number, Text
 from nmg.serialize import load, save
 from nmg.types import Latents
+from nmg.undo import no_inference
 
 FORMAT = "nmg-null-texts-1"
 SAME_START = 0.05
 """The most that two inversions of the same picture differ by, on other hardware or in another precision."""
+
+
+AXES = {"embeddings": "steps tokens features", "start": "1 channels height width"}
+"""The tensors of saved null texts."""
+
+
+class _Fields(Form):
+    """What saved null texts say of their tensors."""
+
+    losses: Annotated[list[Annotated[float, Field(ge=0, le=1e9)]], Field(min_length=1, max_length=MOST)]
+    text_scale: Number
+    prompt: Text
+    model: Text
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +83,12 @@ class NullTexts:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no null texts.
         """
-        held, described = load(path, FORMAT, "null texts", "make them with nmg.find_null_texts")
-        return cls(
-            held["embeddings"], tuple(described.pop("losses")), start=held["start"], path=os.fspath(path), **described
-        )
+        cure = "make them with nmg.find_null_texts"
+        held, fields = load(path, FORMAT, _Fields, AXES, "null texts", cure)
+        if held.keys() != AXES.keys() or len(held["embeddings"]) != len(fields.losses):
+            raise ValueError(f"{os.fspath(path)!r} is damaged: it lacks some of its null texts or losses; {cure}")
+        said = (tuple(fields.losses), fields.text_scale, fields.prompt, fields.model)
+        return cls(held["embeddings"], *said, held["start"], os.fspath(path))
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,7 @@ class Search(Guidance):
             eps = without + self.text_scale * (under - without)
             return (transfer(z, eps, step.here, step.there) - target).square().sum()
 
-        with torch.inference_mode(False):
+        with no_inference():
             embedding = torch.nn.Parameter(null.detach().float().clone())
             adam = torch.optim.Adam([embedding], lr=self.config.rate_at(run, step))
             for _ in range(self.config.iterations):

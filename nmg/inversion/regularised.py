@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from nmg.inversion.base import Ask, Inversion, Rise
 from nmg.levels import NOISE, predict_noise, restated
 from nmg.types import Latents
+from nmg.undo import no_inference
 
 SMALLEST_LEVEL = 8
 """Rows at which the pyramid of the auto-correlation ends."""
@@ -67,7 +68,7 @@ class Regularised(Inversion):
 
 
 def _gradient(energy: Callable[[Latents], Tensor], eps: Latents) -> Latents:
-    with torch.inference_mode(False), torch.enable_grad():
+    with no_inference(), torch.enable_grad():
         e = eps.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(energy(e), e)
     return gradient

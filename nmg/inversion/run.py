@@ -16,10 +16,12 @@ from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
 from nmg.levels import Step
 from nmg.types import Latents
+from nmg.undo import gradients_kept
 
 Callback = Callable[[Step, Latents], object]
 
 
+@gradients_kept
 def invert(
     pipe: Any,
     image: Any,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from nmg.conditioning import Conditioning
-from nmg.inversion.base import DDIM, Inversion
+from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
 from nmg.inversion.uni import UniInv
 from nmg.levels import Level, Step, diffusion
+from nmg.schema import MOST, Form, Number, Share, Text, shaped
 from nmg.serialize import load, packed, save, unpacked
 from nmg.types import Latents
 
@@ -26,6 +30,39 @@ EARLIER = ("nmg-trajectory-2", "nmg-trajectory-3")
 """Formats that are still read: their levels are numbers ᾱ, and their recorded source row is not used."""
 INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised, UniInv)
 """What a saved trajectory can have been made by."""
+
+
+AXES = {
+    "maps": "levels channels height width",
+    "residuals": "steps channels height width",
+    "cache.seen": "steps channels height width",
+    "cache.ended": "steps channels height width",
+    "cache.noise": "1 channels height width",
+    "cache.null.tokens": "nulls tokens features",
+    "cache.null.pooled": "nulls width",
+    "cache.null.mask": "nulls tokens",
+    "cache.null": "nulls tokens features",
+}
+"""The tensors of a saved trajectory; the last is of earlier formats."""
+
+
+_Level = tuple[Share, Share, tuple[Number, Number]]
+_Time = Annotated[int, Field(ge=0, le=10**6)] | Annotated[float, Field(ge=0, le=1e6)]
+
+
+class _Fields(Form):
+    """What a saved trajectory says of its tensors."""
+
+    levels: Annotated[list[Share | _Level], Field(min_length=2)]
+    steps: Annotated[list[tuple[int, _Time, Share | _Level, Share | _Level]], Field(min_length=1, max_length=MOST)]
+    prompt: Text
+    model: Text
+    inversion: dict[str, Any]
+    convention: Text = "aligned"
+    cache: Text | None = None
+    plain_drift: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    path: Text | None = None
+    """Of version 0.1.0; not used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +149,33 @@ class Trajectory:
         """Height and width of the latent."""
         return self.maps.shape[-2], self.maps.shape[-1]
 
+    def check(self) -> None:
+        """Raise for maps, levels and steps that can't belong together.
+
+        Raises:
+            ValueError: with what is wrong.
+        """
+        count, steps = len(self.steps), self.steps
+        tensors = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
+        # A row may be held in half precision, and a mask as truth values; a file holds neither.
+        row = {} if self.cache is None else self.cache.tensors()
+        sizes = shaped(tensors | {f"cache.{name}": tensor.float() for name, tensor in row.items()}, AXES)
+        if not sizes.get("levels") == len(self.levels) == count + 1 or sizes.get("steps", count) != count:
+            raise ValueError(f"{count} steps join {count + 1} maps, and it holds {len(self.maps)}")
+        if sizes.get("nulls", 1) not in (1, count):
+            raise ValueError(f"cache.null: {sizes['nulls']} null prompts are none of one, or of one for each step")
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention={self.convention!r} is unknown; {', '.join(CONVENTIONS)} work")
+        times = [-step.timestep for step in steps]
+        joined = all(a.there == b.here for a, b in pairwise(steps))
+        if [step.index for step in steps] != list(range(count)) or times != sorted(times) or times[-1] > 0:
+            raise ValueError("its steps are no falling timesteps, counted from 0")
+        own = (steps[-1].there, *(step.here for step in reversed(steps)))
+        if not joined or not _falling(own) or not _falling(self.levels):
+            raise ValueError("its noise levels don't fall from the picture on, or leave 0…1")
+        if self.convention == "aligned" and own != tuple(self.levels):
+            raise ValueError("its noise levels are not those of its steps")
+
     def to(self, device: torch.device | str) -> Trajectory:
         residuals = None if self.residuals is None else self.residuals.to(device)
         cache = None if self.cache is None else self.cache.to(device)
@@ -146,21 +210,28 @@ class Trajectory:
             FileNotFoundError: without a file at `path`.
             ValueError: for a file that holds no trajectory.
         """
-        held, described = load(path, (FORMAT, *EARLIER), "trajectory", "make one with `nmg invert`")
-        described["steps"] = tuple(Step(i, t, _level(a), _level(b)) for i, t, a, b in described["steps"])
-        described["levels"] = tuple(map(_level, described["levels"]))
-        described["inversion"] = unpacked(described["inversion"], INVERSIONS)
-        described.pop("path", None)
-        key, drift, row = described.pop("cache", None), described.pop("plain_drift", None), {}
-        for name in [name for name in held if name.startswith("cache.")]:
-            row[name.removeprefix("cache.")] = held.pop(name)
-        cache = None if key is None else SourceRow.of(key, row, drift)
-        return cls(held["maps"], residuals=held.get("residuals"), cache=cache, **described)
+        cure = "make one with `nmg invert`"
+        held, fields = load(path, (FORMAT, *EARLIER), _Fields, AXES, "trajectory", cure)
+        row = {name.removeprefix("cache."): held.pop(name) for name in list(held) if name.startswith("cache.")}
+        described: dict[str, Any] = {name: getattr(fields, name) for name in ("prompt", "model", "convention")}
+        try:
+            described["inversion"] = unpacked(fields.inversion, INVERSIONS)
+            described["cache"] = None if fields.cache is None else SourceRow.of(fields.cache, row, fields.plain_drift)
+            steps = tuple(Step(i, t, _level(here), _level(there)) for i, t, here, there in fields.steps)
+            levels = tuple(map(_level, fields.levels))
+            found = cls(held["maps"], levels, steps, residuals=held.get("residuals"), **described)
+            found.check()
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is damaged ({error}); {cure}") from error
+        return found
 
 
 def _level(held: Any) -> Level:
     """A level as it is written, or as the number ᾱ that it was in earlier formats."""
-    if isinstance(held, float):
-        return diffusion(held)
-    a, s, meaning = held
-    return Level(a, s, tuple(meaning))
+    return diffusion(held) if isinstance(held, float) else Level(*held)
+
+
+def _falling(levels: Sequence[Level]) -> bool:
+    """Whether the picture's share falls and the noise's rises, from the picture on, as far as can be inverted."""
+    rising = all(low.a >= high.a and low.s <= high.s for low, high in pairwise(levels))
+    return rising and all(0 <= level.a <= 1 and 0 <= level.s <= 1 and level.a + level.s > 0 for level in levels)

@@ -31,7 +31,8 @@ def _load(name: str) -> tuple[Any, Any]:
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
         # The network first: its absence is told best, and where no hub answers, each file asked for waits long.
-        network, report = BlipForConditionalGeneration.from_pretrained(name, output_loading_info=True)
+        options = {"output_loading_info": True, "use_safetensors": True}
+        network, report = BlipForConditionalGeneration.from_pretrained(name, **options)
         processor = BlipProcessor.from_pretrained(name)
         # Other weights load too, and what they lack stays random; so does an empty tokenizer.
         if lacking := set(report["missing_keys"]) & {key for key, _ in network.named_parameters()}:

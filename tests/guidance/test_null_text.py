@@ -175,7 +175,8 @@ def test_a_search_begins_with_the_negative_prompt_and_then_where_the_step_before
 
 
 def test_rates_and_thresholds_are_the_published_ones_at_50_steps(backbone, trajectory):
-    run = prepare(backbone, dataclasses.replace(trajectory, steps=steps(backbone.scheduler, 50)))
+    longer = dataclasses.replace(trajectory, steps=steps(backbone.scheduler, 50))
+    run = dataclasses.replace(prepare(backbone, trajectory), trajectory=longer)
     for i, step in enumerate(run.steps):
         assert NullText().rate_at(run, step) == pytest.approx(1e-2 * (1 - i / 100))
         assert NullText().limit_at(run, step) == pytest.approx(1e-5 + i * 2e-5)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool
+from pydantic import ConfigDict, Field
+
+from nmg.schema import Form, Text, checked, parsed
 
 MAPPING, PICTURES = "mapping_file.json", "annotation_images"
 TYPES = (
@@ -27,6 +29,18 @@ TYPES = (
     "change style",
 )
 """Kinds of edit by their number."""
+
+
+class _Fields(Form):
+    """An entry of the mapping file; it holds more, which is not used."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    image_path: Annotated[Text, Field(pattern=r"^[^/\\:][^\\:\n]*$")]
+    original_prompt: Text
+    editing_prompt: Text
+    blended_word: Text
+    editing_type_id: Annotated[int, Field(ge=0, le=9)] | Annotated[str, Field(pattern="^[0-9]$")]
+    mask: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=2_000_000)]
 
 
 @dataclass(frozen=True)
@@ -51,12 +65,19 @@ class Entry:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Entry:
-        """An entry of the mapping file. Square brackets in the prompts mark the change; they are no part of them."""
-        source, target = (re.sub(r"[\[\]]", "", values[name]).strip() for name in ("original_prompt", "editing_prompt"))
-        words, kind = tuple(values["blended_word"].split()[:2]), int(values["editing_type_id"])
+        """An entry of the mapping file. Square brackets in the prompts mark the change; they are no part of them.
+
+        Raises:
+            ValueError: for a field that is missing, or not of its type and range.
+        """
+        held = checked(values, _Fields)
+        source, target = (re.sub(r"[\[\]]", "", text).strip() for text in (held.original_prompt, held.editing_prompt))
+        words, path = tuple(held.blended_word.split()[:2]), held.image_path
         if len(words) == 1:
-            raise ValueError(f"blended_word={values['blended_word']!r} is for one prompt; two words or none are needed")
-        return cls(values["image_path"], source, target, kind, words, tuple(values["mask"]))
+            raise ValueError(f"blended_word={held.blended_word!r} is for one prompt; two words or none are needed")
+        if ".." in path.split("/"):
+            raise ValueError(f"image_path={path!r} leaves the folder")
+        return cls(path, source, target, int(held.editing_type_id), words, tuple(held.mask))
 
     @property
     def held(self) -> tuple[tuple[str, ...], ...]:
@@ -99,6 +120,6 @@ def read(path: Path) -> dict[str, Entry]:
         ValueError: for a file of another form.
     """
     try:
-        return {name: Entry.read(values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as PIE-Bench's mapping file ({error!r})") from error
+        return {name: Entry.read(values) for name, values in parsed(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read as PIE-Bench's mapping file ({error})") from error

@@ -7,17 +7,25 @@ import errno
 import json
 import math
 import os
+import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from nmg import files
 from nmg.files import replacing, unwritten
 from nmg.lab.scoring import INFINITE
 
 CONFIGURATION = "run.json"
 """What all records of a folder were measured with."""
+TABLES = ("table.md", "table.csv")
+"""What is written again whenever a folder's records are."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,43 @@ class Writer:
             raise unwritten(self.path, error) from error
 
 
+@contextmanager
+def held(folder: Path, first: bool = True) -> Iterator[None]:
+    """Keep a folder to one run inside the block.
+
+    Args:
+        first: whether this process holds it for those that share the run.
+
+    Raises:
+        ValueError: if another run has it, with which.
+    """
+    if not first:
+        yield
+        return
+    files.folder(folder)
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is being written by {_said(holder)}; wait, or give another folder (--out)"
+        ) from None
+    try:
+        with files.replacing(holder) as part:
+            part.write_text(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _said(holder: Path) -> str:
+    try:
+        return holder.read_text()
+    except OSError:
+        return "another run"
+
+
 def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -> None:
     """Write what a run is measured with, or compare it with what the folder's records were measured with.
 
@@ -177,9 +222,11 @@ def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -
         first: whether this process may write.
 
     Raises:
-        ValueError: if they differ, with the difference.
+        ValueError: if they differ, with the difference; or if the folder holds other things than a run's.
     """
     path = folder / CONFIGURATION
+    if first and not path.is_file() and (foreign := [name for name in TABLES if (folder / name).exists()]):
+        raise ValueError(f"{folder} holds {foreign[0]} and no benchmark, which would write over it; {CURE}")
     if path.is_file():
         known = json.loads(path.read_text())
         differing = [name for name in {**known, **configuration} if known.get(name) != configuration.get(name)]

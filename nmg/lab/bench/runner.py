@@ -123,7 +123,23 @@ class Bench:
         callback: Callable[[Record], object] | None = None,
         progress: bool = True,
     ) -> list[Record]:
-        """Measure what the folder lacks, this process's share of it, and return all that the plan holds."""
+        """Measure what the folder lacks, this process's share of it, and return all that the plan holds.
+
+        Raises:
+            ValueError: if another run is writing to the folder, with which.
+        """
+        with records.held(self.folder, self.processes.first):
+            return self._measured(plan, count, references, callback, progress)
+
+    def _measured(
+        self,
+        plan: Tasks,
+        count: int | None,
+        references: bool,
+        callback: Callable[[Record], object] | None,
+        progress: bool,
+    ) -> list[Record]:
+        """See `measure`."""
         wanted = {
             (task, item): self.items(task, item, variants, references)
             for task, variants in plan.items()

@@ -42,6 +42,8 @@ def complete(architecture: Any, model: str, **options: Any) -> Any:
     # A hub id is "name" or "owner/name": anything else is a folder.
     if (os.path.isabs(model) or model.startswith((".", "~")) or model.count("/") > 1) and not os.path.isdir(model):
         raise FileNotFoundError(f"there is no folder {model!r}")
+    # Never pickled weights, which could run anything.
+    options = {"use_safetensors": True, **options}
     network, report = architecture.from_pretrained(model, output_loading_info=True, **options)
     if lacking := set(report["missing_keys"]) & {name for name, _ in network.named_parameters()}:
         raise ValueError(f"{model!r} lacks {len(lacking)} of the network's tensors, such as {min(lacking)}")
