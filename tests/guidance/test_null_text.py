@@ -261,7 +261,7 @@ def test_an_edit_takes_found_texts(backbone, trajectory, texts):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"embeddings": torch.zeros(4, 77, 8)}, "the embeddings' steps is 4 and the run's is 3; find them again"),
+        ({"embeddings": torch.zeros(4, 77, 8), "losses": (0.0,) * 4}, "steps is 4 and the run's is 3; find them again"),
         ({"text_scale": 3.0}, r"text scale is 3\.0 and the run's is 7\.5"),
         ({"prompt": "a dog"}, "source prompt is 'a dog' and the run's is 'a red cat"),
         ({"model": "owner/other"}, "model is 'owner/other' and the run's is"),
