@@ -81,7 +81,7 @@ def measured(
 def mean(records: Sequence[Record], name: str, metric: str) -> float:
     """A method's mean of a metric; -∞ where an edit has none, since its values were not finite."""
     values = [record.value(metric) for record in records if record.method == name]
-    return -math.inf if None in values else sum(values) / len(values)
+    return -math.inf if None in values else sum(value for value in values if value is not None) / len(values)
 
 
 def best(found: Measured, names: Sequence[str]) -> str:
