@@ -302,6 +302,7 @@ def commands(count: int, r: random.Random, folder: Path, tally: Tally) -> None:
                 (folder / "edit.png").write_bytes(b"precious")
                 (folder / "link.png").unlink(missing_ok=True)
                 (folder / "link.png").symlink_to("victim")
+                before |= {name: _digest(folder / name) for name in forced & before.keys()}
             tally.lost += [f"left behind: {name}" for name in os.listdir(folder) if name.startswith(".")]
 
 
