@@ -40,20 +40,19 @@ def undoing(network: Any) -> Iterator[Note]:
         try:
             yield lambda undo: changes.append((own, undo))
         finally:
-            _undo(changes, lambda owner: owner in (own, None))
+            try:
+                _undo(changes, lambda owner: owner in (own, None))
+            except KeyboardInterrupt:
+                # It waits until all is undone.
+                _undo(changes, lambda owner: owner in (own, None))
+                raise
 
 
 def _undo(changes: list[tuple[weakref.ref[_Block], Callable[[], object]]], whose: Callable[[Any], bool]) -> None:
-    """Undo the last changes, as far as they belong to a block; an interrupt waits until it is done."""
-    struck: BaseException | None = None
+    """Undo the last changes, as far as they belong to a block."""
     while changes and whose(changes[-1][0]):
-        try:
-            changes[-1][1]()
-            changes.pop()
-        except KeyboardInterrupt as interrupt:
-            struck = interrupt
-    if struck is not None:
-        raise struck
+        changes[-1][1]()
+        changes.pop()
 
 
 def gradients_kept(function: F) -> F:
