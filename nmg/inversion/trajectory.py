@@ -39,7 +39,7 @@ AXES = {
     "cache.ended": "steps channels height width",
     "cache.noise": "1 channels height width",
     "cache.null.tokens": "nulls tokens features",
-    "cache.null.pooled": "nulls width",
+    "cache.null.pooled": "nulls pooled",
     "cache.null.mask": "nulls tokens",
     "cache.null": "nulls tokens features",
 }

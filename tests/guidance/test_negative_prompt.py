@@ -80,7 +80,9 @@ def reference(config, run, step, x, eps):
             continue
         # The source row has no difference, whatever rounding leaves of one.
         edited = (np.abs(kept) > limit) & (row > 0)
-        hold = config.rate * (1 - dilated(edited, config.dilation))
+        # The rate is that of 50 steps.
+        rate = 1 - (1 - config.rate) ** (50 / len(run.steps))
+        hold = rate * (1 - dilated(edited, config.dilation))
         if config.pull == "inversion":
             moved[row] -= hold * (moved[row] - run.trajectory.target(step)[0].numpy())
         else:

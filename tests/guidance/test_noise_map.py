@@ -266,10 +266,11 @@ def test_noise_map_guidance_brings_the_reconstruction_back_from_where_text_guida
     pipe = build()
     alphas, clean = pipe.scheduler.alphas_cumprod, 2 * noise(1, 4, 16, 16)
 
-    def gaussian_world(x, t, encoder_hidden_states, **_):
+    def gaussian_world(x, timestep, encoder_hidden_states, **_):
         """The best denoiser's noise when pictures are Gaussian with variance 4, moved by the text."""
         push = 0.2 * encoder_hidden_states.mean(1)[:, :4, None, None]
-        return ((1 - alphas[t]).sqrt() * (x / (4 * alphas[t] + 1 - alphas[t]) + push),)
+        alpha = alphas[timestep]
+        return ((1 - alpha).sqrt() * (x / (4 * alpha + 1 - alpha) + push),)
 
     monkeypatch.setattr(pipe.unet, "forward", gaussian_world)
     run = prepare(pipe, rise(Backbone(pipe), clean, SOURCE, 20))

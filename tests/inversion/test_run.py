@@ -116,9 +116,10 @@ def test_inversion_and_sampling_at_guidance_1_meet_the_picture_more_closely_with
     alphas, variance = pipe.scheduler.alphas_cumprod, 3.0
     latents = latents * (variance**0.5 / latents.std())
 
-    def ideal(x, t, **_):
+    def ideal(x, timestep, **_):
         """The noise that the best denoiser predicts when pictures are Gaussian."""
-        return ((1 - alphas[t]).sqrt() * x / (alphas[t] * variance + 1 - alphas[t]),)
+        alpha = alphas[timestep]
+        return ((1 - alpha).sqrt() * x / (alpha * variance + 1 - alpha),)
 
     monkeypatch.setattr(pipe.unet, "forward", ideal)
     for count in (5, 20, 80):
@@ -344,9 +345,9 @@ def calm(build, monkeypatch):
     pipe = build()
     forward, asked = pipe.unet.forward, []
 
-    def calmed(x, t, **options):
-        asked.append(int(t))
-        return (0.03 * forward(x, t, **options)[0],)
+    def calmed(x, timestep, **options):
+        asked.append(int(timestep))
+        return (0.03 * forward(x, timestep, **options)[0],)
 
     monkeypatch.setattr(pipe.unet, "forward", calmed)
     backbone = Backbone(pipe)

@@ -50,7 +50,13 @@ def test_an_edit_stands_beside_its_truth(tmp_path):
         "none",
     )
     pictures = {"source": black, "reconstruction": black, "pictures": [black]}
-    found = {"latents": torch.zeros(2, 4, 8, 8), "trajectory": trajectory, "drift": 0.0, "replayed": False}
+    found = {
+        "latents": torch.zeros(2, 4, 8, 8),
+        "trajectory": trajectory,
+        "drift": 0.0,
+        "plain_drift": None,
+        "replayed": False,
+    }
     result = Edit(**pictures, **found, request=Request())
     with_truth = figures.edited(Example(black, "a", "b", Editor(), black), result)
     without = figures.edited(Example(black, "a", "b", Editor()), result)

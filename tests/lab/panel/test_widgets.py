@@ -97,7 +97,7 @@ def test_every_control_turns_its_setting_and_the_picture(panel):
         "steps": (3, lambda request: request.steps),
         "negative-prompt": ("blue", lambda request: request.negative),
         "weights": ("dog=4", lambda request: Weights().shown(request.editor.weights)),
-        "cross-replace": (0.2, lambda request: request.editor.cross_replace),
+        "cross-replace": (0.4, lambda request: request.editor.cross_replace),
         "guidance": ("direct", lambda request: name_of(request.guidance, GUIDANCES)),
         "editor": ("none", lambda request: name_of(request.editor, EDITORS)),
     }
