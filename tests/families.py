@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+import pytest
 import torch
 
 TOKENIZER = Path(__file__).parent / "reference" / "sd-shaped" / "tokenizer"
@@ -126,6 +128,8 @@ def sd3(dynamic=False):
     """Stable Diffusion 3.5: three text encoders, a patch of 2, and a second attention of the picture alone."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
+    if "dual_attention_layers" not in inspect.signature(SD3Transformer2DModel.__init__).parameters:
+        pytest.skip("this release of diffusers has no Stable Diffusion 3.5")
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=16,

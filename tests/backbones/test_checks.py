@@ -124,6 +124,8 @@ def test_a_gradient_through_weights_that_leave_is_refused(build, trajectory, met
 )
 def test_what_takes_no_gradient_works_with_cast_weights(build, trajectory, methods):
     pipe = build()
+    if not hasattr(pipe.unet, "enable_layerwise_casting"):
+        pytest.skip("this release of diffusers casts no layers")
     pipe.unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
     found = edit(pipe, trajectory, targets=[TARGET], progress=False, **methods)
     assert found.latents.isfinite().all()
