@@ -494,7 +494,7 @@ def test_uni_inv_asks_at_the_point_that_the_last_prediction_leads_to(latents):
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_uni_inv_keeps_a_flow_better_than_eulers_steps(build, latents, shift):
     pipe = build()
-    pipe.unet.conv_out.weight.data *= 0.3
+    pipe.unet.conv_out.weight.data *= 0.15
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     drifts = []
     for inversion in (DDIM(), UniInv()):
