@@ -278,6 +278,12 @@ class Backbone:
         """Which of an attention layer's positions are the picture's, of a text of so many tokens."""
         return slice(None)
 
+    @property
+    def has_word_maps(self) -> bool:
+        """Whether words have attention maps of their own: where text and picture attend to each other in one sequence,
+        they have none."""
+        return any(site.is_cross for site in sites(self.network).values())
+
     def check_word_maps(self, who: str, cure: str) -> None:
         """Raise where words have no attention maps of their own.
 
@@ -287,7 +293,7 @@ class Backbone:
         Raises:
             ValueError: with the reason.
         """
-        if not any(site.is_cross for site in sites(self.network).values()):
+        if not self.has_word_maps:
             raise ValueError(
                 f"{who} looks at the words' cross-attention, and in a {type(self.network).__name__} text and picture "
                 f"attend to each other in one sequence; {cure}"

@@ -217,8 +217,8 @@ class _Run:
         replayed = self._recorded(inverted.trajectory)
         callback = self._callback(REPLAYING if replayed else SAMPLING, inverted.trajectory)
         # The maps of the source's words are those of its recorded row.
-        known = replayed and inverted.attention
-        found = sample(backbone, self.request, inverted.trajectory, callback, attention=not known)
+        wanted = backbone.has_word_maps and not (replayed and inverted.attention)
+        found = sample(backbone, self.request, inverted.trajectory, callback, attention=wanted)
         pictures = images.to_pil(backbone.decode(found.latents))
         inverted.trajectory = found.trajectory
         if found.attention is not None:

@@ -1,5 +1,6 @@
 """Only what has changed is computed, every step is told, and a cancelled run leaves nothing behind."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import nmg
 from nmg.lab.panel import Cancelled, Desk, Doing, Engine
 from nmg.lab.panel.engine import INVERTING, KNOWN, REPLAYING, SAMPLING
+from tests import families
 from tests.conftest import SOURCE, TARGET
 from tests.lab.panel.conftest import PATIENCE, REQUEST, changed
 
@@ -130,3 +132,11 @@ def test_a_panel_and_a_cell_that_share_a_model_do_not_disturb_each_other(engine,
     result = nmg.edit(tiny(), picture, SOURCE, [TARGET], steps=2, progress=False)
     thread.join(PATIENCE)
     assert engine.history[0].picture.tobytes() == alone.tobytes() == result.pictures[0].tobytes()
+
+
+@pytest.mark.parametrize("family", [families.sdxl, families.sd3], ids=["XL", "3"])
+def test_other_stable_diffusions_are_edited_and_show_words_where_they_have_maps(family, picture):
+    pipe = family()
+    made = Engine(pipe, picture).make(dataclasses.replace(REQUEST, guidance=nmg.Direct(3.0)))
+    assert made.edit.tobytes() != made.reconstruction.tobytes()
+    assert bool(made.attention) == nmg.Backbone(pipe).has_word_maps
