@@ -24,7 +24,7 @@ from nmg.editors import Pix2PixZero, PromptToPrompt
 from nmg.files import keep
 from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import DDIM, Trajectory
-from nmg.inversion.run import check
+from nmg.inversion.run import check, check_network
 from nmg.run import PUBLISHED_STEPS
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
@@ -241,17 +241,13 @@ class Request:
 
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
     """Raise for a trajectory of another model."""
-    if trajectory.model != backbone.name:
-        raise ValueError(
-            f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
-            "again, or use dataclasses.replace(trajectory, model=…) if the two are the same"
-        )
     channels = backbone.unet.config.in_channels
     if trajectory.maps.shape[1] != channels:
         raise ValueError(
             f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
             "invert again with this pipeline"
         )
+    check_network(backbone, trajectory)
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:

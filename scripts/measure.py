@@ -6,6 +6,7 @@ Prints one line of JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 import nmg
+from nmg.inversion import probe
 from nmg.lab.bench import meter
 from scripts import baseline, models
 
@@ -80,7 +82,8 @@ def fabricated(backbone: nmg.Backbone, steps: int) -> nmg.Trajectory:
     levels = (down[-1].alpha_prev, *(step.alpha for step in reversed(down)))
     side = backbone.unet.config.sample_size
     maps = torch.randn(steps + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    return nmg.Trajectory(maps, levels, down, PROMPTS[0], backbone.name)
+    made = nmg.Trajectory(maps, levels, down, PROMPTS[0], backbone.name)
+    return dataclasses.replace(made, probe=probe(backbone, made))
 
 
 def load(arguments: argparse.Namespace, device: str) -> nmg.Backbone:

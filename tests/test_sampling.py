@@ -11,12 +11,16 @@ from torch.testing import assert_close
 
 from nmg import (
     CFG,
+    DDIM,
     Backbone,
     Direct,
+    EditFriendly,
     Editor,
+    FixedPoint,
     LocalBlend,
     NoiseMap,
     PromptToPrompt,
+    Regularised,
     Trajectory,
     denoise,
     edit,
@@ -24,6 +28,7 @@ from nmg import (
     invert,
     prepare,
 )
+from nmg.inversion import probe
 from nmg.sampling import _few
 
 SOURCE = "a red cat sitting in the forest"
@@ -305,9 +310,40 @@ def test_what_contradicts_the_trajectory_is_refused(backbone, trajectory, given)
         edit(backbone, trajectory, targets=[BLUE], progress=False, **given)
 
 
-def test_a_trajectory_of_another_model_is_refused(backbone, trajectory):
-    with pytest.raises(ValueError, match="was made with 'other/model' and the pipeline is 'unnamed'; invert again"):
-        prepare(backbone, dataclasses.replace(trajectory, model="other/model"))
+@pytest.mark.parametrize(("made", "used"), [("a/model", "other/model"), ("unnamed", "unnamed"), ("a/model", "unnamed")])
+def test_a_trajectory_that_holds_no_probe_is_known_by_its_models_name(build, trajectory, made, used):
+    pipe, old = build(), dataclasses.replace(trajectory, model=made, probe=None)
+    pipe.register_to_config(_name_or_path="" if used == "unnamed" else used)
+    with pytest.raises(ValueError, match=f"was made with '{made}' and the pipeline is '{used}'; invert again, or"):
+        prepare(pipe, old)
+    prepare(pipe, dataclasses.replace(old, probe=probe(pipe, old)))
+    pipe.register_to_config(_name_or_path="a/model")
+    prepare(pipe, dataclasses.replace(old, model="a/model"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_network_is_known_by_what_it_says_not_by_its_name(build, trajectory, dtype):
+    pipe, named = build(), dataclasses.replace(trajectory, model="some/other/name")
+    pipe.unet.to(dtype)
+    prepare(pipe, named)
+    with torch.no_grad():
+        for weight in pipe.unet.parameters():
+            weight.mul_(1.1)
+    for path in (trajectory, dataclasses.replace(trajectory, model=Backbone(pipe).name)):
+        with pytest.raises(
+            ValueError, match="made by another network than the pipeline's, .* % apart .*; invert again"
+        ):
+            edit(pipe, path, targets=[BLUE], progress=False)
+
+
+@pytest.mark.parametrize(
+    "inversion", [DDIM(), FixedPoint(iterations=2), Regularised(), EditFriendly()], ids=lambda i: type(i).__name__
+)
+def test_every_inversion_keeps_what_the_network_says_of_the_picture(backbone, picture, tmp_path, inversion):
+    made = invert(backbone, picture, SOURCE, steps=2, inversion=inversion, progress=False)
+    assert_close(made.probe, probe(backbone, made))
+    made.save(tmp_path / "path.safetensors")
+    assert_close(Trajectory.load(tmp_path / "path.safetensors").probe, made.probe)
 
 
 def test_a_trajectory_of_another_latent_is_refused(tiny, trajectory):

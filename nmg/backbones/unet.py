@@ -28,6 +28,9 @@ from nmg.levels import Step
 from nmg.threads import alone_with
 from nmg.types import Image, Latents, TextEmbeddings
 
+UNNAMED = "unnamed"
+"""The name of a model that was loaded from nowhere; it tells no model from another."""
+
 
 class Backbone:
     """Stable Diffusion 1 or 2 over a loaded diffusers pipeline, which stays the user's own.
@@ -73,7 +76,7 @@ class Backbone:
     @property
     def name(self) -> str:
         """The hub id or folder that the pipeline was loaded from."""
-        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or "unnamed")
+        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or UNNAMED)
         return os.path.abspath(name) if os.path.isdir(name) else name
 
     @cached_property

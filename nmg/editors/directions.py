@@ -30,6 +30,8 @@ BATCH = 32
 """Sentences encoded at once."""
 MOST = 48
 """Variations of a prompt that a direction is the mean over."""
+SAME_ENCODER = 0.1
+"""Relative distance of two embeddings up to which they are one encoder's, in another precision or on other hardware."""
 WORD = "\0"
 """Stands for the word that is exchanged."""
 
@@ -44,12 +46,14 @@ class EditDirection:
         separation: how well the direction tells its two sides apart, from 0.5 (not at all) to 1 (every target sentence
             lies farther along it than every source sentence), on sentences that the direction was not made of. NaN for
             fewer than two sentences a side.
+        probe: embedding of the first source sentence, by which another text encoder is noticed.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
     source: tuple[str, ...]
     target: tuple[str, ...]
     separation: float
+    probe: Float[Tensor, "1 tokens features"] | None = None
 
     @classmethod
     def between(cls, pipe: Any, source: Side, target: Side, prompt: str = "") -> EditDirection:
@@ -80,8 +84,28 @@ class EditDirection:
             backbone.check([*first, *second])
             here, there = _encoded(backbone, first), _encoded(backbone, second)
             move = there.mean(0, keepdim=True) - here.mean(0, keepdim=True)
-            known[key] = cls(move, first, second, _separation(here, there))
+            known[key] = cls(move, first, second, _separation(here, there), here[:1])
         return known[key]
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise for a direction in the space of another text encoder.
+
+        Raises:
+            ValueError: with what to do.
+        """
+        cure = "make it again with this pipeline by EditDirection.between"
+        expected = backbone.text([self.source[0] if self.probe is not None else ""]).float()
+        if self.embedding.shape[1:] != expected.shape[1:]:
+            raise ValueError(
+                f"the direction has the shape {list(self.embedding.shape[1:])} and the text encoder gives "
+                f"{list(expected.shape[1:])}; {cure}"
+            )
+        apart = 0.0 if self.probe is None else ((self.probe.to(expected) - expected).norm() / expected.norm()).item()
+        if not apart <= SAME_ENCODER:
+            raise ValueError(
+                "the direction was made by another text encoder than the pipeline's: what the two say of "
+                f"{self.source[0]!r} is {100 * apart:.0f} % apart; {cure}"
+            )
 
     def fit(self, move: Float[Tensor, "1 tokens features"]) -> float:
         """Cosine, -1…1, of the direction and the move from a source prompt's embedding to its target prompt's; NaN
@@ -97,7 +121,8 @@ class EditDirection:
     def save(self, path: str | os.PathLike) -> None:
         """Write the direction and its sentences to one safetensors file."""
         described = {"source": self.source, "target": self.target, "separation": self.separation}
-        save(path, FORMAT, {"embedding": self.embedding}, described)
+        held = {"embedding": self.embedding} | ({} if self.probe is None else {"probe": self.probe})
+        save(path, FORMAT, held, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EditDirection:
@@ -108,7 +133,8 @@ class EditDirection:
             ValueError: for a file that holds no direction.
         """
         held, described = load(path, FORMAT, "direction", "make one with EditDirection.between")
-        return cls(held["embedding"], tuple(described["source"]), tuple(described["target"]), described["separation"])
+        sides = tuple(described["source"]), tuple(described["target"])
+        return cls(held["embedding"], *sides, described["separation"], held.get("probe"))
 
 
 Side = str | os.PathLike | Sequence[str]

@@ -119,7 +119,6 @@ class NullText(Guidance):
             _same("steps", len(self.embeddings.embeddings), request.steps)
             _same("text scale", self.embeddings.text_scale, self.text_scale)
             _same("source prompt", self.embeddings.prompt, request.prompts[0])
-            _same("model", self.embeddings.model, backbone.name)
 
     def prepare(self, run: Run) -> Guidance:
         if self.embeddings is None:

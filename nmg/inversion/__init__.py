@@ -8,7 +8,7 @@ from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
-from nmg.inversion.run import bar, invert, rise
+from nmg.inversion.run import bar, invert, probe, rise
 from nmg.inversion.trajectory import SourceRow, Trajectory
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Trajectory",
     "bar",
     "invert",
+    "probe",
     "rise",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,11 +12,14 @@ from tqdm.auto import tqdm
 
 from nmg import images, rows
 from nmg.backbones import Backbone
+from nmg.backbones.unet import UNNAMED
 from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
 from nmg.levels import Step, steps
 from nmg.types import Latents, TextEmbeddings
 
+SAME_NETWORK = 0.1
+"""Relative distance of two predictions up to which they are one network's, in another precision say."""
 Callback = Callable[[Step, Latents], object]
 
 
@@ -93,10 +97,10 @@ def rise(
     x = latents.to(backbone.device).float()
     generator = torch.Generator().manual_seed(getattr(inversion, "seed", 0))
 
-    maps, lacks = [x], []
+    maps, lacks, said = [x], [], []
     for i, up in enumerate(bar(rises, "invert", progress)):
         step = Step(i, up.timestep, up.alpha, up.a_to)
-        x, lack = inversion.rise(_asking(backbone, step, text, null), maps[0], x, up, generator)
+        x, lack = inversion.rise(_asking(backbone, step, text, null, maps[0], said), maps[0], x, up, generator)
         if not x.isfinite().all():
             raise FloatingPointError(
                 f"inversion step {i} (t = {up.timestep}) gave values that are not finite; "
@@ -108,15 +112,58 @@ def rise(
             callback(step, x)
     levels = (rises[0].a_from, *(up.a_to for up in rises))
     residuals = torch.cat(lacks[::-1]) if lacks else None
-    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+    made = Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+    return dataclasses.replace(made, probe=said[0] if said else probe(backbone, made))
 
 
-def _asking(backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbeddings) -> Ask:
-    """The network at one step, under the source prompt."""
+@torch.no_grad()
+def probe(pipe: Any, trajectory: Trajectory) -> Latents:
+    """What a network says of a trajectory's map 0, see `Trajectory.probe`, [1, channels, height, width].
+
+    Args:
+        pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
+    """
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    picture = trajectory.maps[:1].to(backbone.device)
+    return backbone.eps(picture, trajectory.steps[-1], backbone.text([trajectory.prompt]))
+
+
+def check_network(backbone: Backbone, trajectory: Trajectory) -> None:
+    """Raise for a trajectory of another network: one that says something else of the same latent.
+
+    A trajectory without a probe is known by the model's name, and by nothing where that has none.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    names = f"{trajectory.model!r} and the pipeline is {backbone.name!r}"
+    if trajectory.probe is None:
+        if backbone.name == trajectory.model != UNNAMED:
+            return
+        raise ValueError(
+            f"the trajectory was made with {names}; invert again, or, if the two are the same, use "
+            "dataclasses.replace(trajectory, probe=nmg.inversion.probe(pipe, trajectory))"
+        )
+    before, now = trajectory.probe.to(backbone.device), probe(backbone, trajectory)
+    apart = ((now - before).norm() / before.norm().clamp_min(1e-12)).item()
+    if not apart <= SAME_NETWORK:
+        raise ValueError(
+            "the trajectory was made by another network than the pipeline's, or for another prompt: what the two "
+            f"predict for its picture is {100 * apart:.0f} % apart (its model is {names}); invert again with this "
+            "pipeline"
+        )
+
+
+def _asking(
+    backbone: Backbone, step: Step, text: TextEmbeddings, null: TextEmbeddings, clean: Latents, said: list[Latents]
+) -> Ask:
+    """The network at one step, under the source prompt. What it says of the clean latent is kept in `said`."""
 
     def ask(x: Latents, scale: float = 1.0) -> Latents:
         if scale == 1:
-            return backbone.eps(x, step, text)
+            eps = backbone.eps(x, step, text)
+            said.extend([eps] if x is clean else [])
+            return eps
         without, under = rows.halves(backbone.eps(rows.doubled(x), step, torch.cat([null, text])))
         return without + scale * (under - without)
 

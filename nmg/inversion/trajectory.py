@@ -71,6 +71,8 @@ class Trajectory:
         inversion: how the maps were made.
         residuals: what to add after each of the `steps`, where DDIM steps alone do not join the maps.
         cache: the source row of an earlier edit. An edit with the same guidance replays it.
+        probe: what the network said of map 0 under the source prompt, in the last step: another network says something
+            else, whatever its name is.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -82,6 +84,7 @@ class Trajectory:
     inversion: Inversion = DDIM()
     residuals: Float[Tensor, "steps channels height width"] | None = None
     cache: SourceRow | None = None
+    probe: Latents | None = None
 
     @property
     def start(self) -> Latents:
@@ -106,7 +109,8 @@ class Trajectory:
     def to(self, device: torch.device | str) -> Trajectory:
         residuals = None if self.residuals is None else self.residuals.to(device)
         cache = None if self.cache is None else self.cache.to(device)
-        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals, cache=cache)
+        probe = None if self.probe is None else self.probe.to(device)
+        return dataclasses.replace(self, maps=self.maps.to(device), residuals=residuals, cache=cache, probe=probe)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the maps and all that describes them to one safetensors file.
@@ -122,7 +126,8 @@ class Trajectory:
         described = {name: getattr(self, name) for name in ("levels", "prompt", "model", "convention")}
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
-        held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
+        optional = {"residuals": self.residuals, "probe": self.probe}
+        held = {"maps": self.maps} | {name: tensor for name, tensor in optional.items() if tensor is not None}
         if self.cache is not None:
             described |= {"cache": self.cache.key, "plain_drift": self.cache.plain_drift}
             held |= {f"cache.{name}": tensor for name, tensor in self.cache.tensors().items()}
@@ -145,4 +150,4 @@ class Trajectory:
         for name in [name for name in held if name.startswith("cache.")]:
             row[name.removeprefix("cache.")] = held.pop(name)
         cache = None if key is None else SourceRow(key, **row)
-        return cls(held["maps"], residuals=held.get("residuals"), cache=cache, **described)
+        return cls(held["maps"], residuals=held.get("residuals"), cache=cache, probe=held.get("probe"), **described)

@@ -68,13 +68,13 @@ def test_without_a_target_nothing_changes(sample):
 
 def test_a_target_with_the_sources_prompt_is_the_source(sample):
     source, target = sample((SOURCE,), editor=Pix2PixZero(), **LIKE_PAPER)
-    assert_close(target, source, rtol=1e-5, atol=1e-5)
+    assert_close(target, source, rtol=1e-4, atol=1e-4)
 
 
 def test_a_direction_of_no_length_leads_to_the_source(sample, direction):
     nowhere = dataclasses.replace(direction, embedding=torch.zeros_like(direction.embedding))
     source, target = sample((DOG,), editor=Pix2PixZero(nowhere), **LIKE_PAPER)
-    assert_close(target, source, rtol=1e-5, atol=1e-5)
+    assert_close(target, source, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, LIKE_PAPER], ids=str)
@@ -96,7 +96,7 @@ def test_several_targets_together_are_the_same_as_each_alone(sample):
     together = sample(targets, editor=Pix2PixZero(), **LIKE_PAPER)
     for row, target in enumerate(targets, 1):
         alone = sample((target,), editor=Pix2PixZero(), **LIKE_PAPER)[1]
-        assert_close(together[row], alone, rtol=1e-5, atol=1e-5)
+        assert_close(together[row], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_an_editor_can_be_used_again_with_the_same_result(sample, direction):
@@ -562,3 +562,16 @@ def test_a_direction_is_looked_for_before_the_inversion(tiny, picture, monkeypat
     monkeypatch.setattr("nmg.sampling.rise", lambda *_, **__: pytest.fail("it was inverted"))
     with pytest.raises(error, match=message):
         edit(tiny(), picture, SOURCE, [DOG], editor=Pix2PixZero(given), progress=False)
+
+
+def test_a_direction_knows_its_text_encoder(build, tmp_path):
+    pipe = build()
+    EditDirection.between(pipe, "cat", "dog", "a red cat").save(tmp_path / "dog.safetensors")
+    direction = EditDirection.load(tmp_path / "dog.safetensors")
+    direction.check(Backbone(pipe))
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.mul_(1.5)
+    with pytest.raises(ValueError, match="made by another text encoder .* say of 'a red cat' is .* % apart; make it"):
+        Pix2PixZero(direction).resolved(Backbone(pipe))
+    # One of before directions had a probe is taken as it is.
+    dataclasses.replace(direction, probe=None).check(Backbone(pipe))

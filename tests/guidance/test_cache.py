@@ -30,10 +30,12 @@ from nmg import (
     invert,
     prepare,
     rows,
+    sampling,
 )
 from nmg.attention import attention
 from nmg.editors.recorder import AttentionRecorder
 from nmg.guidance.cache import key_of
+from nmg.inversion import probe
 from nmg.menagerie.networks import TEXT_WIDTH
 from nmg.run import Run
 from nmg.sampling import sample
@@ -265,6 +267,8 @@ def calls(small, monkeypatch):
         return eps(x, step, text, attend)
 
     monkeypatch.setattr(small, "eps", watched)
+    # A run of its own, of plain DDIM.
+    monkeypatch.setattr(sampling, "plain_drift", lambda run, guidance: None)
     return seen
 
 
@@ -291,6 +295,7 @@ def rows_of(calls, gradient=False):
 def test_a_replayed_step_takes_the_rows_that_targets_need(small, inverted, calls, editor, targets, expected):
     """Before the first one the source under its prompt, by which a changed network is noticed."""
     run = prepare(small, inverted, targets)
+    calls.clear()
     first, _ = record(run, GENTLE, editor)
     assert rows_of(calls, gradient=True) == [[1]] * 4
     both = 2 * (1 + len(targets))
@@ -304,6 +309,7 @@ def test_pix2pix_zero_replays_with_its_own_gradients_alone(small, inverted, call
     """The source is asked once in a step, for its looks and its noise, and once for null and text,
     which read the same."""
     run = prepare(small, inverted, [BLUE], SOURCE)
+    calls.clear()
     first, _ = record(run, GENTLE, Pix2PixZero(), SOURCE)
     assert rows_of(calls) == [[1, 2]] * 4 and rows_of(calls, gradient=True) == [[1, 2]] * 4
     calls.clear()
@@ -325,7 +331,9 @@ def test_pix2pix_zero_replays_with_its_own_gradients_alone(small, inverted, call
     ids=lambda value: type(value).__name__ if isinstance(value, Guidance | Editor) else "",
 )
 def test_the_first_edit_leaves_out_the_copies_that_nobody_needs(small, inverted, calls, guidance, editor, expected):
-    record(prepare(small, inverted, [BLUE]), guidance, editor)
+    run = prepare(small, inverted, [BLUE])
+    calls.clear()
+    record(run, guidance, editor)
     assert rows_of(calls) == expected and rows_of(calls, gradient=True) == [[]] * 4
 
 
@@ -384,6 +392,7 @@ def test_it_depends_on_guidance_and_negative_prompt(small, recorded_row, given):
 )
 def test_it_depends_on_the_trajectory(small, recorded_row, change):
     changed = dataclasses.replace(recorded_row, **change(recorded_row))
+    changed = dataclasses.replace(changed, probe=probe(small, changed))
     result, fresh = (gently(small, given, ()) for given in (changed, dataclasses.replace(changed, cache=None)))
     assert not result.replayed and torch.equal(result.latents, fresh.latents)
 
@@ -525,12 +534,14 @@ def test_the_pipeline_replays_unless_a_callback_may_change_the_source(small, rec
     monkeypatch.setattr(small.unet, "forward", watched)
     given = {"guidance": GENTLE, "editor": Editor(), "output_type": "latent"}
     replayed = pipe(BLUE, recorded_row, **given).images
-    assert gradients == [False] * 3
+    # The network is known by what it says, twice: of the picture, and of the record's first row.
+    assert gradients == [False] * 4
     assert torch.equal(replayed, gently(small, recorded_row).latents)
 
     gradients.clear()
     called = pipe(BLUE, recorded_row, **given, callback_on_step_end=lambda pipe, index, t, given: {}).images
-    assert gradients == [True, False] * 2 and apart(called, replayed) < 1e-4
+    # At the end plain DDIM, to compare the drift with.
+    assert gradients == [False, *[True, False] * 2, False, False] and apart(called, replayed) < 1e-4
 
 
 # ---------------------------------------------------------------- exceptions
