@@ -20,7 +20,7 @@ from nmg.lab.bench.paper import run_paper
 from nmg.lab.controls import made
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
-from nmg.menagerie.scene import Scene, parse, parse_changes
+from nmg.menagerie.scene import SIZE, Scene, parse, parse_changes
 from nmg.request import Request
 
 # ---------------------------------------------------------------- commands
@@ -117,7 +117,7 @@ def run_models(arguments: argparse.Namespace) -> None:
     """List the models that can be named."""
     from nmg.pipelines import PAPER_MODEL
 
-    print(f"{menagerie.NAME:32} bundled; a drawn world at 64×64, runs anywhere (default without CUDA)")
+    print(f"{menagerie.NAME:32} bundled; a drawn world at {SIZE}×{SIZE}, runs anywhere (default without CUDA)")
     print(f"{PAPER_MODEL:32} Stable Diffusion 1.4, the paper's model (default with CUDA)")
     print(f"{'any hub id or folder':32} a Stable Diffusion 1 or 2 pipeline in diffusers' layout")
 

@@ -1,0 +1,236 @@
+"""One network trained to a budget: optimizers, averaged weights, checkpoints, a log, and a watch on what moves."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from scripts.training.muon import optimizers
+
+Loss = Callable[[Any, torch.Generator], tuple[Tensor, dict[str, float]]]
+Watch = Callable[[Any], dict[str, float]]
+
+
+@dataclass
+class Budget:
+    """How long a stage trains, over all its runs: `samples` or `minutes`, whichever ends first."""
+
+    samples: float = math.inf
+    minutes: float = math.inf
+
+    def spent(self, samples: int, seconds: float) -> float:
+        """Fraction of the budget that is used, from 0 to 1."""
+        return min(1.0, max(samples / self.samples, seconds / 60 / self.minutes))
+
+
+WARM_UP = 1600
+"""Samples until the learning rate is at its peak."""
+
+
+def learning_rate(spent: float, samples: int, warmup: int = WARM_UP) -> float:
+    """Share of the peak: a linear warm-up, then a cosine down to 3 %."""
+    return min(1.0, (samples + 1) / max(1, warmup)) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * spent)))
+
+
+# ---------------------------------------------------------------- what a training may not hide
+
+
+def unmoved(start: dict[str, Tensor], now: dict[str, Tensor], least: float = 1e-4) -> list[str]:
+    """Names of tensors that are still their initial values, or those shrunk by weight decay alone.
+
+    What no decay explains is the part of a tensor that does not point along its start; it must be `least` of its norm.
+    """
+    found = []
+    for name, first in start.items():
+        first, last = first.double().flatten(), now[name].double().flatten()
+        along = (last @ first) / (first @ first) if first.any() else 0.0
+        moved = (last - along * first).norm()
+        if not moved > least * last.norm().clamp_min(1e-12):
+            found.append(name)
+    return found
+
+
+def compare_gradients(network: nn.Module, eager: Callable[[], Tensor], compiled: Callable[[], Tensor]) -> None:
+    """Raise if a compiled loss gives another gradient than the eager one, parameter by parameter.
+
+    On CPUs, PyTorch 2.13 compiled under bf16 autocast silently gives none through nearest-neighbour upsampling.
+
+    Raises:
+        RuntimeError: naming the parameters.
+    """
+    found = []
+    for loss in (eager, compiled):
+        network.zero_grad()
+        loss().backward()
+        found.append({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+    network.zero_grad()
+    plain, fast = found
+    lost = [n for n, g in plain.items() if n not in fast or (fast[n] - g).norm() > 0.05 * g.norm() + 1e-8]
+    if lost:
+        raise RuntimeError(
+            f"the compiled network loses the gradient of {len(lost)} of {len(plain)} parameters "
+            f"({', '.join(lost[:3])} …); train with --no-compile"
+        )
+
+
+# ---------------------------------------------------------------- the loop
+
+
+class Stage:
+    """Trains a network to a budget, alone or averaged over the processes that torchrun started.
+
+    Args:
+        name: of the checkpoint `<folder>/<name>.pt` and of the log `<name>.jsonl`.
+        loss: maps the network and a step's random generator to a scalar and figures to log.
+        watch: maps the averaged network to figures on scenes that are not trained on; logged at every save.
+        rates: peak learning rates of matrices (Muon) and of the rest (AdamW).
+        batch: samples of one step in one process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        loss: Loss,
+        watch: Watch,
+        folder: Path,
+        rates: tuple[float, float],
+        batch: int,
+        seed: int = 0,
+        decay: float = 0.999,
+        warmup: int = WARM_UP,
+    ):
+        self.name, self.network, self.loss, self.watch, self.folder = name, network, loss, watch, folder
+        self.rates, self.batch, self.decay, self.warmup = rates, batch, decay, warmup
+        self.start = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.optimizers = optimizers(network, *rates)
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.generator = torch.Generator().manual_seed(seed + 1000 * self.rank)
+        self.samples, self.seconds = 0, 0.0
+        if self.path.exists():
+            self._load()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    def run(self, budget: Budget, every: float = 120) -> Any:
+        """Train until the budget is spent and return the averaged network.
+
+        Raises:
+            RuntimeError: if, after the warm-up, a tensor has not moved beyond what weight decay does.
+        """
+        if budget.spent(self.samples, self.seconds) >= 1:
+            return self.average
+        self.network.train()
+        began, saved, window = time.time() - self.seconds, time.time(), []
+        bar = tqdm(desc=self.name, unit="sample", initial=self.samples, mininterval=10, disable=self.rank > 0)
+        while (spent := self._agreed(budget.spent(self.samples, self.seconds))) < 1:
+            window.append(self._step(spent))
+            bar.update(self.batch * self.processes)
+            self.seconds = time.time() - began
+            if self.rank == 0 and time.time() - saved > every:
+                bar.set_postfix({k: f"{v:.4f}" for k, v in self._save(window).items()})
+                saved, window = time.time(), []
+        if self.rank == 0:
+            self._save(window)
+        if self.processes > 1:
+            dist.barrier()
+        return self.average
+
+    def _step(self, spent: float) -> dict[str, float]:
+        share = learning_rate(spent, self.samples, self.warmup)
+        for optimizer, peak in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+        loss, figures = self.loss(self.network, self.generator)
+        loss.backward()
+        self._share_gradients()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            if norm.isfinite():
+                optimizer.step()
+            optimizer.zero_grad()
+        self.samples += self.batch * self.processes
+        self._follow()
+        return {"loss": loss.item(), **figures}
+
+    def _share_gradients(self) -> None:
+        if self.processes == 1:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        together = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(together)
+        start = 0
+        for gradient in gradients:
+            part = together[start : start + gradient.numel()]
+            gradient.copy_(part.view_as(gradient)).div_(self.processes)
+            start += gradient.numel()
+
+    def _agreed(self, spent: float) -> float:
+        """The first process's clock, so that all of them end at the same step."""
+        if self.processes == 1:
+            return spent
+        shared = torch.tensor(spent)
+        dist.broadcast(shared, 0)
+        return shared.item()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        steps = self.samples / self.batch / self.processes
+        decay = min(self.decay, (1 + steps) / (10 + steps))
+        now, average = self.network.state_dict(), self.average.state_dict()
+        floats = [name for name, tensor in average.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([average[n] for n in floats], [now[n] for n in floats], 1 - decay)
+        for name in average.keys() - set(floats):
+            average[name].copy_(now[name])
+
+    def _save(self, window: list[dict[str, float]]) -> dict[str, float]:
+        trained = dict(self.network.named_parameters())
+        if self.samples >= self.warmup and (still := unmoved(self.start, trained)):
+            raise RuntimeError(
+                f"{self.name}: {len(still)} of {len(self.start)} tensors did not move in {self.samples:,} samples, "
+                f"but for weight decay: {', '.join(still[:4])} …; no gradient reaches them"
+            )
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "start": self.start,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        part.rename(self.path)
+        means = {key: float(np.mean([row[key] for row in window])) for key in window[0]} if window else {}
+        with torch.no_grad():
+            row = {"samples": self.samples, "minutes": round(self.seconds / 60, 2), **means, **self.watch(self.average)}
+        with self.path.with_suffix(".jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        return row
+
+    def _load(self) -> None:
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.start = state["start"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.rank == 0:
+            self.generator.set_state(state["generator"])
+        self.samples, self.seconds = state["samples"], state["seconds"]
