@@ -5,27 +5,31 @@ or pix2pix-zero carry the edit, on Stable Diffusion or on the bundled model. Exa
 and the notebooks' panel are in `nmg.lab`.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from nmg.backbones import Backbone
-from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.editors.recorder import AttentionMaps, AttentionRecorder
-from nmg.guidance import (
-    CFG,
-    Direct,
-    Guidance,
-    NegativePrompt,
-    NoiseMap,
-    NullText,
-    NullTexts,
-    ProxNegativePrompt,
-    default_guidance,
-)
-from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, invert
-from nmg.levels import Step, steps, transfer
-from nmg.request import Request
-from nmg.sampling import Edit, denoise, edit, find_null_texts, prepare
 from nmg.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from nmg.backbones import Backbone
+    from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+    from nmg.editors.recorder import AttentionMaps, AttentionRecorder
+    from nmg.guidance import (
+        CFG,
+        Direct,
+        Guidance,
+        NegativePrompt,
+        NoiseMap,
+        NullText,
+        NullTexts,
+        ProxNegativePrompt,
+        default_guidance,
+    )
+    from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, invert
+    from nmg.levels import Step, steps, transfer
+    from nmg.pipelines import NoiseMapGuidancePipeline, load
+    from nmg.request import Request
+    from nmg.sampling import Edit, denoise, edit, find_null_texts, prepare
 
 __all__ = [
     # load and edit
@@ -43,10 +47,34 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """diffusers' pipelines take seconds to import: only who asks for them waits."""
-    if name in ("load", "NoiseMapGuidancePipeline"):
-        from nmg import pipelines
+_HOMES = {
+    "backbones": ("Backbone",),
+    "editors": ("EditDirection", "Editor", "LocalBlend", "MasaCtrl", "Pix2PixZero", "PromptToPrompt"),
+    "editors.recorder": ("AttentionMaps", "AttentionRecorder"),
+    "guidance": (
+        "CFG", "Direct", "Guidance", "NegativePrompt", "NoiseMap", "NullText", "NullTexts", "ProxNegativePrompt",
+        "default_guidance",
+    ),
+    "inversion": ("DDIM", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "invert"),
+    "levels": ("Step", "steps", "transfer"),
+    "request": ("Request",),
+    "sampling": ("Edit", "denoise", "edit", "find_null_texts", "prepare"),
+    "pipelines": ("NoiseMapGuidancePipeline", "load"),
+}  # fmt: skip
+"""The modules of the public names. torch and diffusers take seconds to import: only who asks for a name waits."""
 
-        return getattr(pipelines, name)
+
+def __getattr__(name: str) -> Any:
+    if home := next((home for home, names in _HOMES.items() if name in names), None):
+        value = globals()[name] = getattr(import_module(f"nmg.{home}"), name)
+        return value
+    try:
+        if not name.startswith("_"):
+            return import_module(f"nmg.{name}")
+    except ModuleNotFoundError:
+        pass
     raise AttributeError(f"module 'nmg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,10 +20,12 @@ from PIL import Image, PngImagePlugin
 
 from nmg import editors, guidance, inversion, levels
 from nmg.backbones import Backbone
-from nmg.editors import PromptToPrompt
-from nmg.guidance import default_guidance
+from nmg.editors import Pix2PixZero, PromptToPrompt
+from nmg.files import keep
+from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import DDIM, Trajectory
 from nmg.inversion.run import check
+from nmg.run import PUBLISHED_STEPS
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
@@ -185,20 +187,23 @@ class Request:
             methods = {name: unpacked(values[name], kinds) for name, kinds in METHODS.items() if values.get(name)}
             size = None if values["size"] is None else tuple(values["size"])
             return cls(**values | methods | {"targets": tuple(values["targets"]), "size": size})
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, ZeroDivisionError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"the settings can't be read by this version ({error!r}); was the picture made by a newer one?"
             ) from error
 
-    def save(self, picture: Image.Image, path: str | os.PathLike) -> Path:
-        """Write a picture as PNG with this request in it."""
-        path = Path(path)
+    def save(self, picture: Image.Image, path: str | os.PathLike, over: bool = True) -> Path:
+        """Write a picture as PNG with this request in it.
+
+        Args:
+            over: whether a file at `path` is replaced; if not, the next free number is added to the name.
+
+        Returns:
+            Where it lies.
+        """
         chunk = PngImagePlugin.PngInfo()
         chunk.add_itxt(KEY, self.to_json())
-        part = path.with_name(f"{path.name}.part")
-        picture.save(part, format="PNG", pnginfo=chunk)
-        os.replace(part, path)
-        return path
+        return keep(Path(path), lambda part: picture.save(part, format="PNG", pnginfo=chunk), over)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Request:
@@ -241,15 +246,27 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of version 0.1.0 in today's form; its noise-map steps had no bound."""
-    for method in (values["guidance"], *values["guidance"].get("parts", ())):
-        if method["method"] == "NoiseMap":
-            method.setdefault("bound", None)
+    """A recipe of version 0.1.0 in today's form: its noise-map steps had no bound, and what acts in each step did not
+    count by 50 steps."""
+    for method in (values["guidance"], *values["guidance"].get("parts", ()), values["editor"]):
+        _count_by_50(method, PUBLISHED_STEPS / values["steps"])
     return {
         **{"inversion": packed(DDIM()), "convention": "aligned", "offset": None, "negative": "", "row": 1},
         **{name: value for name, value in values.items() if name not in ("width", "height")},
         "size": (values["width"], values["height"]),
     }
+
+
+def _count_by_50(method: dict[str, Any], longer: float) -> None:
+    """Change the settings of a method that acted in each step, each `longer` than one of 50, to act as they did."""
+    if method["method"] == "NoiseMap":
+        scale = method.get("noise_map_scale", NoiseMap.noise_map_scale)
+        method["noise_map_scale"] = [s * longer for s in scale] if isinstance(scale, list) else scale * longer
+        method.setdefault("bound", None)
+    if method["method"] == "ProxNegativePrompt":
+        method["rate"] = 1 - (1 - method.get("rate", ProxNegativePrompt.rate)) ** (1 / longer)
+    if method["method"] == "Pix2PixZero":
+        method["amount"] = method.get("amount", Pix2PixZero.amount) / longer
 
 
 def digest(picture: Image.Image) -> str:

@@ -60,6 +60,11 @@ def with_sources(copies: Tensor, doubled_rows: Tensor) -> Tensor:
     return torch.cat([copies[:1], null[1:], copies[1:], text[1:]])
 
 
+def with_null_source(noise: Tensor, doubled_rows: Tensor) -> Tensor:
+    """[null rows; text rows] with the source's null copy replaced."""
+    return torch.cat([noise, doubled_rows[1:]])
+
+
 def source(rows: Tensor) -> Tensor:
     """The source row, as a batch of one."""
     return rows[:1]

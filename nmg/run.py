@@ -22,6 +22,9 @@ from nmg.types import Doubled, Latents, TextEmbeddings
 
 C = TypeVar("C")
 
+PUBLISHED_STEPS = 50
+"""Steps that the published settings belong to. What acts once in each step is counted by them."""
+
 
 @runtime_checkable
 class Asked(Protocol):

@@ -8,8 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nmg import images
+from nmg.files import replacing
 
 # ---------------------------------------------------------------- settings
 
@@ -122,17 +122,6 @@ def _identified(value: Any) -> Any:
     if callable(value):
         raise ValueError(f"the function {getattr(value, '__name__', value)!r} can't be identified by what it returns")
     return value
-
-
-# ---------------------------------------------------------------- files
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Where to write a file so that no reader sees half of it: it takes the place of `path` when the block ends."""
-    part = Path(f"{os.fspath(path)}.part")
-    yield part
-    os.replace(part, path)
 
 
 # ---------------------------------------------------------------- tensors

@@ -33,6 +33,7 @@ from nmg import Backbone, Editor, NoiseMap, Pix2PixZero, Trajectory
 from nmg.attention import Attend, Site
 from nmg.guidance.noise_map import ENERGIES, REFERENCE_ELEMENTS
 from nmg.levels import Step, transfer
+from nmg.run import PUBLISHED_STEPS
 from scripts.controllers import Controller, by_matrix, controller_of, matrix
 
 
@@ -90,7 +91,7 @@ class _Sampler:
             eps = self.backbone.eps(z, step, self.null[:1], by_matrix)
             energy = ENERGIES[self.guidance.energy](transfer(z, eps, step.alpha, step.alpha_prev), target)
             (gradient,) = torch.autograd.grad(energy / REFERENCE_ELEMENTS, z)
-        guided = eps + self.guidance.strength(step) * (1 - step.alpha) ** 0.5 * gradient
+        guided = eps + self.guidance.strength(step, len(self.trajectory.steps)) * (1 - step.alpha) ** 0.5 * gradient
         return transfer(source, guided, step.alpha, step.alpha_prev)
 
     def down(self, step: Step, x: Tensor, eps: Tensor) -> Tensor:
@@ -124,6 +125,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
         parameter.requires_grad_(".attn1." not in name)
     (null, _), (text, moved) = sampler.null.split(1), sampler.text.split(1)
     backbone, steps, start = sampler.backbone, sampler.trajectory.steps, sampler.trajectory.start
+    amount = editor.amount * PUBLISHED_STEPS / len(steps)
 
     source_maps: list[list[Tensor]] = []
     source = start
@@ -137,9 +139,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
 
     target = start
     for step in steps:
-        pair = descend(
-            sampler, step, torch.cat([target, target]), torch.cat([null, moved]), source_maps[0], editor.amount
-        )
+        pair = descend(sampler, step, torch.cat([target, target]), torch.cat([null, moved]), source_maps[0], amount)
         source_maps.pop(0)
         eps = backbone.eps(pair, step, torch.cat([null, moved]), by_matrix)
         target = sampler.down(step, pair[:1], eps)

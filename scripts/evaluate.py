@@ -27,6 +27,7 @@ import nmg
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor, LocalBlend, PromptToPrompt
+from nmg.files import replacing
 from nmg.guidance import CFG, Guidance
 from nmg.lab import metrics
 from nmg.lab.bench import Menagerie, runner
@@ -40,7 +41,6 @@ from nmg.menagerie.model import FOLDER, constant_tensors, load_classifier
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
-from nmg.serialize import replacing
 from scripts import card, word_maps
 
 METHODS = ("DDIM", "NMG")

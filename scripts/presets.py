@@ -24,6 +24,7 @@ import nmg
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.files import replacing
 from nmg.lab.bench import records, runner
 from nmg.lab.bench.processes import joined, own_device
 from nmg.lab.presets import FILE, UNCHOSEN
@@ -31,7 +32,7 @@ from nmg.lab.profile import profile_of
 from nmg.lab.scoring import score
 from nmg.menagerie.model import FOLDER, load_classifier
 from nmg.menagerie.tasks import TASKS, VALIDATION_SEEDS
-from nmg.serialize import packed, replacing
+from nmg.serialize import packed
 
 GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     PromptToPrompt: {"cross_replace": (0.3, 0.5, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6)},

@@ -52,7 +52,7 @@ from nmg.guidance import noise_map
 from nmg.guidance.noise_map import REFERENCE_ELEMENTS
 from nmg.inversion import CONVENTIONS, regularised, rise
 from nmg.levels import Step
-from nmg.run import Run
+from nmg.run import PUBLISHED_STEPS, Run
 
 HERE = Path(__file__).parent
 DEFAULT_FOLDERS = (HERE / "reference",)
@@ -289,7 +289,8 @@ def pix2pix_zero_editing(case: Case, verdict: Verdict) -> None:
     guidance = CFG(text_scale_of(case)) if plain else guidance_of(case, run)
     verdict.close("edit_direction", t["target_embeds"] - t["source_embeds"], SINGLE)
     direction = EditDirection(t["edit_direction"], ("source",), ("target",), 1.0)
-    editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"])
+    # The authors' amount is that of each step, whatever their number.
+    editor = Pix2PixZero(direction, p["cross_attention_guidance_amount"] * len(run.steps) / PUBLISHED_STEPS)
     steered: list[Tensor] = []
     with watched() as (transfers, _), pytest.MonkeyPatch.context() as patch:
         steer = pix2pix_zero._Running.steer
@@ -325,7 +326,8 @@ def text_scale_of(case: Case) -> float:
 def guidance_of(case: Case, run: Run) -> NoiseMap:
     p, elements = case.params, run.trajectory.start.numel()
     return NoiseMap(
-        noise_map_scale=p["guidance_noise_map"],
+        # The authors' strength is that of each step, whatever their number.
+        noise_map_scale=p["guidance_noise_map"] * PUBLISHED_STEPS / len(run.steps),
         gradient_scale=p["grad_scale"] * REFERENCE_ELEMENTS / elements,
         text_scale=text_scale_of(case),
         energy=p.get("noise_cond_loss_type", "l1"),

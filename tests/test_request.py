@@ -74,9 +74,9 @@ VERSION_0_1_0 = """{"model": "menagerie", "image": "scene:7", "digest": "0123456
 
 def test_a_recipe_of_version_0_1_0_is_read():
     read = Request.from_json(VERSION_0_1_0)
-    # The noise-map step of that version had no bound.
-    guidance = nmg.NoiseMap(noise_map_scale=3.0, energy="l2", bound=None)
-    methods = {"guidance": guidance, "editor": nmg.Pix2PixZero()}
+    # The noise-map step of that version had no bound, and its strength did not count by 50 steps.
+    guidance = nmg.NoiseMap(noise_map_scale=7.5, energy="l2", bound=None)
+    methods = {"guidance": guidance, "editor": nmg.Pix2PixZero(amount=0.15 * 20 / 50)}
     asked = Request("scene:7", "a cat", ("a dog", "a fox"), "a cat", inversion=nmg.DDIM(), steps=20, **methods)
     made = {"size": (64, 48), "convention": "aligned", "offset": 0, "model": "menagerie", "dtype": "float32"}
     assert read == dataclasses.replace(asked, **made, version="0.1.0", digest="0123456789ab")

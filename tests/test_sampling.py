@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from nmg import (
     denoise,
     edit,
     images,
+    invert,
     prepare,
 )
+from nmg.sampling import _few
 
 SOURCE = "a red cat sitting in the forest"
 BLUE, DOG, BEACH = (
@@ -320,7 +323,33 @@ def test_the_drift_of_a_source_row_that_is_held_is_none(backbone, trajectory):
     assert edit(backbone, trajectory, guidance=CFG(7.5), progress=False).drift > 0
 
 
-def test_a_source_row_that_is_lost_is_said(backbone, trajectory):
+def test_a_source_row_that_ends_farther_away_than_plain_ddims_is_said(backbone, trajectory):
     guidance = NoiseMap(gradient_scale=1e9, bound=None)
-    with pytest.warns(UserWarning, match="the source row drifted by .* give NoiseMap a bound"):
-        assert edit(backbone, trajectory, guidance=guidance, progress=False).drift > 1
+    with pytest.warns(UserWarning, match="farther than plain DDIM's would .* give NoiseMap a bound"):
+        found = edit(backbone, trajectory, guidance=guidance, progress=False)
+    assert found.drift > 1 and found.drift > found.plain_drift
+
+
+def test_plain_ddims_drift_is_that_of_plain_ddim_where_the_run_is_as_short(backbone, trajectory):
+    """A run of four steps takes the same four."""
+    plain = edit(backbone, trajectory, guidance=CFG(7.5), progress=False)
+    assert plain.plain_drift is None
+    guided = edit(backbone, trajectory, guidance=NoiseMap(text_scale=7.5, gradient_scale=0.01), progress=False)
+    assert guided.plain_drift == pytest.approx(plain.drift, rel=1e-4)
+
+
+def test_plain_ddims_drift_is_found_in_few_steps_over_the_same_levels(backbone, picture):
+    inverted = invert(backbone, picture, SOURCE, steps=12, progress=False)
+    few = _few(inverted.steps)
+    assert len(few) == 4 and [step.index for step in few] == [0, 1, 2, 3]
+    assert (few[0].alpha, few[-1].alpha_prev) == (inverted.steps[0].alpha, inverted.steps[-1].alpha_prev)
+    assert all(step.alpha_prev == after.alpha for step, after in pairwise(few))
+
+
+def test_the_drift_is_known_again_in_a_replay(backbone, trajectory, tmp_path):
+    first = edit(backbone, trajectory, guidance=NoiseMap(text_scale=3), progress=False)
+    first.trajectory.save(tmp_path / "path.safetensors")
+    for path in (first.trajectory, Trajectory.load(tmp_path / "path.safetensors")):
+        again = edit(backbone, path, targets=[BLUE], guidance=NoiseMap(text_scale=3), progress=False)
+        assert again.replayed and again.drift == pytest.approx(first.drift, rel=1e-4)
+        assert again.plain_drift == first.plain_drift is not None

@@ -29,6 +29,8 @@ from nmg.types import Heads
 
 Maps = Float[Tensor, "maps height width"]
 Ground = Bool[Tensor, "_ positions"]
+START_STEP = 4 / 50
+"""The published start step's share of the published 50 steps."""
 START_LAYER = 10 / 16
 """Where the published start layer lies in Stable Diffusion 1's sixteen self-attention layers."""
 
@@ -43,7 +45,7 @@ class MasaCtrl(Editor):
 
     Args:
         start_step: the first step of mutual attention, or its share of the steps, such as 0.2. Before it, the target
-            follows its own prompt. The paper's 4 belongs to 50 steps.
+            follows its own prompt. If not given, the share that the paper's 4 is of its 50 steps.
         start_layer: its first self-attention layer, counted from 0 in the order they run. If not given, 10 of Stable
             Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
         source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file
@@ -58,7 +60,7 @@ class MasaCtrl(Editor):
             For a request: for a start layer that the network doesn't have, or a word that its prompt does not hold.
     """
 
-    start_step: int | float = 4
+    start_step: int | float = START_STEP
     start_layer: int | None = None
     source_mask: Any = None
     target_mask: Any = None

@@ -21,7 +21,7 @@ from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.editors.directions import EditDirection, Side, exchanged, is_word
 from nmg.levels import Step
-from nmg.run import Asked, Run
+from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.types import Doubled, Heads, Latents, TextEmbeddings
 
 FITS = 0.5
@@ -44,8 +44,8 @@ class Pix2PixZero(Editor):
             that is given is only a name, and a warning says so. Another warning says where the direction does not fit
             the source prompt. Without a direction, targets follow their own prompts: the direction is the difference of
             two prompts' embeddings.
-        amount: size of the one gradient step on the latent: 0.15 with Noise Map Guidance, 0.1 in the original; 0 for
-            none.
+        amount: size of the one gradient step on the latent in each of 50 steps: 0.15 with Noise Map Guidance, 0.1 in
+            the original; 0 for none. Fewer steps are larger, so that they come to as much in all.
 
     Raises:
         ValueError: for an amount that is not finite. For a request: for a direction whose shape is not the text
@@ -180,7 +180,7 @@ class _Running(Editor):
             pair = torch.cat([null[row : row + 1], content[row : row + 1]])
             pair_text = torch.cat([null_text[row : row + 1], content_text[row : row + 1]])
             gradients.append(self.gradient(run, step, pair, pair_text, maps))
-        down = self.config.amount * torch.stack(gradients, 1)
+        down = self.config.amount * PUBLISHED_STEPS / len(run.steps) * torch.stack(gradients, 1)
         null, content = (
             rows.with_targets(rows.targets(half) - move, half) for half, move in zip((null, content), down, strict=True)
         )

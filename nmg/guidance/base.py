@@ -63,6 +63,11 @@ class Guidance:
         """Embeddings of the null half, one per row."""
         return run.null
 
+    def null_noise(self, run: Run, step: Step) -> Latents | None:
+        """The noise of the source's null copy, [1, channels, height, width], where `steer` left one to be used again;
+        None where the step's network call gives it."""
+        return None
+
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         """The noise that every row follows, from that of its null and text copy.
 
@@ -78,9 +83,11 @@ class Guidance:
     def copies(self, run: Run, step: Step) -> rows.Copies:
         """The copies of the source row that the network must see; called after `steer`.
 
-        By default both, or one where they read the same text. A guidance whose `correct` sets the source row, whatever
-        the step gave, returns "none".
+        By default both, or one where they read the same text or the null copy's noise is known. A guidance whose
+        `correct` sets the source row, whatever the step gave, returns "none".
         """
+        if self.null_noise(run, step) is not None:
+            return "text"
         same = torch.equal(rows.source(self.null(run, step)), rows.source(run.text))
         return "text" if same else "both"
 
@@ -143,6 +150,12 @@ class Stack(Guidance):
         for part in self.parts:
             run = dataclasses.replace(run, null=part.null(run, step))
         return run.null
+
+    def null_noise(self, run: Run, step: Step) -> Latents | None:
+        # Another null prompt has another noise.
+        if any(_overrides(part, "null") for part in self.parts):
+            return None
+        return next((noise for part in self.parts if (noise := part.null_noise(run, step)) is not None), None)
 
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         own = [part for part in self.parts if _overrides(part, "combine")]

@@ -18,7 +18,7 @@ from nmg.backbones import Backbone
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, predict_clean
-from nmg.run import Asked, Run
+from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.types import Doubled, Latents, TextEmbeddings
 
 THRESHOLDS = ("hard", "soft")
@@ -55,7 +55,7 @@ class ProxNegativePrompt(NegativePrompt):
         threshold: "hard" (L0) or "soft" (L1).
         pull: what the rows are held at outside of M: "inversion", the noise map at the step's end; "reconstruction",
             the picture, for the clean latent that the step predicts; "none".
-        rate: η, the share of the distance that is taken back.
+        rate: η, the share of the distance that is taken back in each of 50 steps; fewer take back as much in all.
         dilation: radius of the dilation in latent pixels.
         below: timestep below which rows are held.
         pooled: one λ over all rows, the source's zeros among them, as the authors' code has it; with one target a q of
@@ -113,12 +113,16 @@ class ProxNegativePrompt(NegativePrompt):
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         if self.pull == "none" or step.timestep >= self.below:
             return x
-        held = self.rate * (1 - self.edited(eps))
+        held = self.rate_of(len(run.steps)) * (1 - self.edited(eps))
         if self.pull == "inversion":
             return x - held * (x - run.trajectory.target(step))
         # The step's clean latent moves by as much, and the step's end by what it weighs there.
         clean = predict_clean(x, self.combine(run, step, eps), step.alpha_prev)
         return x - step.alpha_prev**0.5 * held * (clean - run.trajectory.maps[:1])
+
+    def rate_of(self, count: int) -> float:
+        """η of each of `count` steps, which leave as much of a distance as 50 do."""
+        return 1 - (1 - self.rate) ** (PUBLISHED_STEPS / count)
 
     def edited(self, eps: Doubled) -> Float[Tensor, "rows channels height width"]:
         """M, 1 where a row is edited or borders on it, else 0."""

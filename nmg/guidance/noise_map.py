@@ -7,9 +7,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
 from nmg.levels import Step, transfer
-from nmg.run import Asked, Run
+from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.types import Latents
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
@@ -56,7 +57,9 @@ class NoiseMap(Guidance):
     drifts away. `bound`, which is ours, limits each correction to the distance that is left.
 
     L is summed over one row and divided by 4·64·64: a scale means the same at every size, batch and latent width, and
-    at 512×512 L is the paper's mean. Only the source row is steered. The targets follow it through attention.
+    at 512×512 L is the paper's mean. The strength counts per 50 steps, which are the paper's: fewer steps are longer,
+    and each correction stays as long as it is in 50. Only the source row is steered. The targets follow it through
+    attention.
 
     Args:
         noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. Only the product
@@ -74,6 +77,8 @@ class NoiseMap(Guidance):
         outside: share of the strength outside the mask. At 0 the row still takes its first step along e_∅ there.
         jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t.
             That saves the backward pass; for L1 the gradient is then √(ᾱ_{t-1} / ᾱ_t) times a sign.
+        reuse_null: whether e_∅ is used again, in the text-guided step, for the null copy of the source, which is then
+            left out of the network's call. It is the noise of the row before it was steered. This is ours.
 
     Raises:
         ValueError: for an unknown energy, level or bound, a scale that is not finite, or shares outside 0…1. For a
@@ -91,6 +96,24 @@ class NoiseMap(Guidance):
     mask: Any = None
     outside: float = 0.0
     jacobian: bool = True
+    reuse_null: bool = False
+
+    @classmethod
+    def fast(cls, **settings: Any) -> NoiseMap:
+        """The fewest network calls, which are ours: no backward pass, and three rows instead of four for a target.
+
+        Args:
+            settings: others to set; `bound` can't be None.
+
+        Raises:
+            ValueError: without a bound: only the bounded step does as well without the backward pass.
+        """
+        made = cls(**{"jacobian": False, "reuse_null": True} | settings)
+        if made.bound is None:
+            raise ValueError(
+                'NoiseMap.fast() needs a bound; give bound="element" or "norm", or use NoiseMap(bound=None)'
+            )
+        return made
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,19 +162,26 @@ class NoiseMap(Guidance):
             masks.load(self.mask, backbone.latent_size(request.size), "NoiseMap")
 
     def prepare(self, run: Run) -> Guidance:
-        if self.mask is None:
+        if self.mask is None and not self.reuse_null:
             return self
-        inside = masks.load(self.mask, run.latent_size, "NoiseMap").to(run.text.device)
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Weighted(**settings, weight=self.outside + (1 - self.outside) * inside)
+        settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return _Running(**settings, weight=self._weight(run))
 
-    def strength(self, step: Step) -> float:
-        """The one knob, the product of the two scales, at a step."""
+    def _weight(self, run: Run) -> Tensor | None:
+        """The share of the strength at each place; None for all of it everywhere."""
+        if self.mask is None:
+            return None
+        inside = masks.load(self.mask, run.latent_size, "NoiseMap").to(run.text.device)
+        return self.outside + (1 - self.outside) * inside
+
+    def strength(self, step: Step, count: int = PUBLISHED_STEPS) -> float:
+        """The one knob, the product of the two scales, at one of `count` steps."""
         scale: Any = self.noise_map_scale
         if callable(scale):
             scale = scale(step)
             check_finite(self, f"noise_map_scale at step {step.index}", scale)
-        return (scale[step.index] if isinstance(scale, tuple) else scale) * self.gradient_scale
+        scale = scale[step.index] if isinstance(scale, tuple) else scale
+        return scale * self.gradient_scale * count / PUBLISHED_STEPS
 
     def steered(self, count: int) -> range:
         """The steps, of `count`, in which the source is steered."""
@@ -169,9 +199,10 @@ class NoiseMap(Guidance):
 
         # No hook of the editor is active in this call.
         gradient, eps = run.gradient(source, step, null, energy, jacobian=self.jacobian)
+        self.keep(run, step, eps)
         gradient = self.weighted(gradient / REFERENCE_ELEMENTS)
 
-        guided = eps + self.strength(step) * (1 - step.alpha) ** 0.5 * gradient
+        guided = eps + self.strength(step, len(run.steps)) * (1 - step.alpha) ** 0.5 * gradient
         steered = transfer(source, guided, step.alpha, step.alpha_prev)
         if self.bound is not None:
             plain = transfer(source, eps, step.alpha, step.alpha_prev)
@@ -182,18 +213,35 @@ class NoiseMap(Guidance):
         """∂L/∂z_t with the strength of each place."""
         return gradient
 
+    def keep(self, run: Run, step: Step, eps: Latents) -> None:
+        """Keep e_∅ for the text-guided step, if it is used again there."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Weighted(NoiseMap):
-    """A run whose gradient is weighted place by place."""
+class _Running(NoiseMap):
+    """A run whose gradient is weighted place by place, or whose e_∅ is used again.
 
-    weight: Float[Tensor, "height width"]
+    Attributes:
+        noise: e_∅ by the step that it was computed in last.
+    """
+
+    weight: Float[Tensor, "height width"] | None
+    noise: dict[int, Latents] = field(default_factory=dict)
 
     def prepare(self, run: Run) -> Guidance:
         return self
 
     def weighted(self, gradient: Latents) -> Latents:
-        return self.weight * gradient
+        return gradient if self.weight is None else self.weight * gradient
+
+    def keep(self, run: Run, step: Step, eps: Latents) -> None:
+        self.noise.clear()
+        # Where both copies read the same text, the text copy's noise is that of the steered row.
+        if self.reuse_null and not torch.equal(rows.source(run.null), rows.source(run.text)):
+            self.noise[step.index] = eps
+
+    def null_noise(self, run: Run, step: Step) -> Latents | None:
+        return self.noise.get(step.index)
 
 
 def default_guidance(pipe: Any, **scales: Any) -> NoiseMap:

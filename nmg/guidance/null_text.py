@@ -18,13 +18,11 @@ from nmg.backbones import Backbone
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, transfer
-from nmg.run import Asked, Run
+from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.serialize import load, save
 from nmg.types import Latents, TextEmbeddings
 
 FORMAT = "nmg-null-texts-1"
-PUBLISHED_STEPS = 50
-"""Steps that the published learning rates and thresholds belong to."""
 SAME_START = 0.05
 """The most that two inversions of the same picture differ by, on other hardware or in another precision."""
 

@@ -36,6 +36,7 @@ class SourceRow:
         noise: what the network predicted for the first of `seen` under the source prompt, [1, channels, height, width].
             A changed network predicts something else.
         null: the guidance's own null embedding: one for each step, or one for all.
+        plain_drift: see `nmg.Edit`.
     """
 
     key: str
@@ -43,9 +44,10 @@ class SourceRow:
     ended: Float[Tensor, "steps channels height width"]
     noise: Latents
     null: Float[Tensor, "_ tokens features"] | None = None
+    plain_drift: float | None = None
 
     def to(self, device: torch.device | str) -> SourceRow:
-        return SourceRow(self.key, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        return dataclasses.replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
@@ -120,7 +122,7 @@ class Trajectory:
         described["inversion"] = packed(self.inversion)
         held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
         if self.cache is not None:
-            described["cache"] = self.cache.key
+            described |= {"cache": self.cache.key, "plain_drift": self.cache.plain_drift}
             held |= {f"cache.{name}": tensor for name, tensor in self.cache.tensors().items()}
         save(path, FORMAT, held, described)
 
@@ -137,7 +139,7 @@ class Trajectory:
         described["levels"] = tuple(described["levels"])
         described["inversion"] = unpacked(described["inversion"], INVERSIONS)
         described.pop("path", None)
-        key, row = described.pop("cache", None), {}
+        key, row = described.pop("cache", None), {"plain_drift": described.pop("plain_drift", None)}
         for name in [name for name in held if name.startswith("cache.")]:
             row[name.removeprefix("cache.")] = held.pop(name)
         cache = None if key is None else SourceRow(key, **row)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-import nmg
 from nmg.editors import LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.guidance import Guidance, NoiseMap, NullText, ProxNegativePrompt
 from nmg.inversion import Inversion
 from nmg.lab.bench import command as bench
 from nmg.lab.bench import paper
 from nmg.lab.controls import CONTROLS, Control, add_option
+from nmg.lab.top import HELP, top
 from nmg.lab.values import pair
 from nmg.menagerie.model import NAME
 from nmg.request import Request
@@ -36,22 +36,6 @@ HEADINGS: dict[type, str] = {
 }
 """What the help says above the options of a class."""
 
-DESCRIPTION = """\
-Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024), by Prompt-to-Prompt, MasaCtrl or pix2pix-zero.
-
-Without a GPU the bundled model runs, which knows a drawn world of animals and cars:
-
-  nmg edit scene:7 --change colour=blue
-  nmg edit scene:10008,kind=cat --change pose=jumping --editor masactrl
-  nmg edit scene:7,kind=cat --editor pix2pix-zero --direction cat dog
-  nmg edit photo.png --source "a cat sitting in the forest" --target "a dog sitting in the forest"
-
-With CUDA the default is Stable Diffusion 1.4; --model takes any Stable Diffusion 1 or 2 by hub id or folder:
-
-  nmg edit photo.jpg --model CompVis/stable-diffusion-v1-4 \\
-      --source "a cat on a table" --target "a tiger on a table" --blend cat tiger
-"""
-
 EDIT = """\
 IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow.
 
@@ -65,10 +49,7 @@ pix2pix-zero, a higher --text-scale changes more.
 
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; the command's name comes out as `command`."""
-    p = argparse.ArgumentParser("nmg", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--version", action="version", version=f"nmg {nmg.__version__}")
-    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+    p, commands = top()
     for add in (_edit_command, _invert_command, _replay_command, bench.add, paper.add, _other_commands):
         add(commands)
     return p
@@ -80,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def _edit_command(commands: Any) -> None:
     edit = commands.add_parser(
         "edit",
-        help="edit a picture",
+        help=HELP["edit"],
         description="Edit a picture.",
         epilog=EDIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,7 +89,7 @@ def _edit_command(commands: Any) -> None:
 def _invert_command(commands: Any) -> None:
     invert = commands.add_parser(
         "invert",
-        help="invert a picture and save its noise maps",
+        help=HELP["invert"],
         description="Invert a picture by DDIM and save its noise maps for later edits.",
     )
     _picture(invert)
@@ -125,12 +106,16 @@ def _invert_command(commands: Any) -> None:
 def _replay_command(commands: Any) -> None:
     replay = commands.add_parser(
         "replay",
-        help="make a picture again from the settings in its PNG",
+        help=HELP["replay"],
         description="Make a picture again from the settings that `nmg edit` wrote into its PNG.",
     )
     replay.add_argument("picture", type=Path)
     replay.add_argument("--image", help="the source picture, if it has moved")
     replay.add_argument("--model", help="the model, if it has moved")
+    replay.add_argument(
+        "--trust-model", action="store_true", help="load the model that the PNG names, though it is not nmg's own"
+    )
+    _force(replay)
     replay.add_argument("--device", help="cuda, cpu, …")
     replay.add_argument("--dtype", choices=DTYPES, help="of the network (default: as it was)")
     replay.add_argument("--out", type=Path, help="PNG to write (default: PICTURE-replay.png)")
@@ -138,12 +123,10 @@ def _replay_command(commands: Any) -> None:
 
 
 def _other_commands(commands: Any) -> None:
-    commands.add_parser(
-        "models", help="list the models that can be named", description="List the models that can be named."
-    )
+    commands.add_parser("models", help=HELP["models"], description="List the models that can be named.")
     demo = commands.add_parser(
         "demo",
-        help="edit scenes with the bundled model and draw a sheet",
+        help=HELP["demo"],
         description="Edit held-out scenes with the bundled model and draw sheets of the results.",
     )
     demo.add_argument("--out", type=Path, default=Path("outputs"), help="folder to write (default: %(default)s)")
@@ -195,3 +178,8 @@ def _picture(p: argparse.ArgumentParser) -> None:
 
 def _out(p: argparse.ArgumentParser, default: str, words: str) -> None:
     p.add_argument("--out", type=Path, default=Path(default), help=words)
+    _force(p)
+
+
+def _force(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--force", action="store_true", help="write over files that exist, instead of numbering the new one")

@@ -1,4 +1,4 @@
-"""The demonstration on held-out scenes: a sheet of edits, a sheet of reconstructions, and their figures."""
+"""The demonstration on held-out scenes: what Noise Map Guidance is for, sheets of edits, and their figures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import nmg
-from nmg import images
+from nmg import files, images
 from nmg.backbones import Backbone
-from nmg.editors import Editor
 from nmg.guidance import CFG
 from nmg.lab import figures, metrics
 from nmg.lab.presets import SCENES
@@ -33,10 +32,12 @@ SHEETS = {
     "poses-and-kinds.png": {"MasaCtrl": "MasaCtrl", "Pix2PixZero": "pix2pix-zero"},
 }
 """The sheets of edits, with the editors that each shows."""
-RECONSTRUCTED = ("object swap", "face attribute", "colour change")
-"""Tasks whose sources are also reconstructed."""
-Column = list[tuple[Image.Image, float | None]]
-"""Pictures of one scene from top to bottom, with their PSNR where one is measured."""
+STRONG = 7.5
+"""Stable Diffusion's usual text scale, at which plain DDIM leaves the source behind."""
+STRONGLY = ("object swap", "contextual change", "face attribute", "colour change")
+"""Tasks whose edits are shown at that scale too."""
+Column = list[tuple[Image.Image, str]]
+"""Pictures of one scene from top to bottom, with a note below each."""
 
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
@@ -44,35 +45,31 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
 
     The model is small: one process per core, one thread each, is faster than many threads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     workers = min(os.cpu_count() or 1, len(EXAMPLES))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
         scenes = pool.map(functools.partial(_columns, steps=steps), EXAMPLES)
         columns = list(tqdm(scenes, "scenes", len(EXAMPLES)))
     heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
-    edits, rebuilt = [c[0] for c in columns], [c[1] for c in columns if c[1]]
+
+    shown = [i for i, (_, strong) in enumerate(columns) if strong]
+    names = ["source", "DDIM\nreconstruction", "NMG\nreconstruction", "DDIM\nedit", "NMG\nedit", "truth"]
+    title = f"What Noise Map Guidance is for: text scale {STRONG:g}, {steps} steps"
+    strong = [columns[i][1] for i in shown]
+    yield _saved(strong, [heads[i] for i in shown], names, title, folder / "reconstructions.png")
 
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     for sheet, editors in SHEETS.items():
-        chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
+        shown = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
         scale = MENAGERIE.scales["text_scale"]
         title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}"
-        cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
-        yield _saved(cells, own, names, title, " to the truth", folder / sheet)
-
-    heads = [head for head, column in zip(heads, columns, strict=True) if column[1]]
-    names = ["source", "autoencoder", "DDIM, scale 7.5", "NMG, scale 7.5"]
-    title = "Reconstruction after inversion, PSNR to the autoencoder's picture"
-    yield _saved(rebuilt, [head.splitlines()[0] for head in heads], names, title, "", folder / "reconstructions.png")
+        yield _saved([columns[i][0] for i in shown], [heads[i] for i in shown], names, title, folder / sheet)
 
 
-def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
-    """Write a sheet with a column per scene and a row per method; measured rows carry their PSNR."""
-    pictures = [[column[row][0] for column in cells] for row in range(len(names))]
-    notes = [
-        ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
-    ]
+def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, path: Path) -> Path:
+    """Write a sheet with a column per scene and a row per name, with the notes below the pictures."""
+    pictures, notes = ([[column[row][part] for column in cells] for row in range(len(names))] for part in (0, 1))
     figures.save(figures.sheet(pictures, heads, names, notes, title), path)
     return path
 
@@ -85,28 +82,29 @@ def _backbone() -> Backbone:
 
 
 def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Column, Column]:
-    """One scene's edits, and its reconstructions if it is among those shown; measured pictures with their PSNR."""
+    """One scene's edits at the model's text scale, and at the strong one what it is shown at, reconstructions too."""
     name, scene, change = example
-    backbone = _backbone()
+    backbone, scale = _backbone(), MENAGERIE.scales["text_scale"]
     source, target = prompt_pair(scene, **change)
-    original, truth = scene.render(), scene.edit(**change).render()
+    original, truth = (shown.render(backbone.native_size[0]) for shown in (scene, scene.edit(**change)))
     trajectory = nmg.invert(backbone, original, source, steps=steps, progress=False)
     rebuilt = backbone.decode(trajectory.maps[:1])
 
-    edits: Column = [(original, None)]
-    for guidance in (CFG(MENAGERIE.scales["text_scale"]), MENAGERIE.guidance()):
-        options: dict[str, Any] = {"guidance": guidance, "editor": SCENES[name], "progress": False}
-        picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
-        edits.append((picture, _psnr(picture, images.to_tensor(truth))))
-    edits.append((truth, None))
-    if name not in RECONSTRUCTED:
-        return edits, []
+    def edits(text_scale: float) -> list[nmg.Edit]:
+        guidances = CFG(text_scale), MENAGERIE.guidance(text_scale=text_scale)
+        options: dict[str, Any] = {"targets": [target], "editor": SCENES[name], "progress": False}
+        return [nmg.edit(backbone, trajectory, guidance=guidance, **options) for guidance in guidances]
 
-    rows: Column = [(original, None), (images.to_pil(rebuilt)[0], None)]
-    for guidance in (CFG(7.5), MENAGERIE.guidance(text_scale=7.5)):
-        picture = nmg.edit(backbone, trajectory, guidance=guidance, editor=Editor(), progress=False).reconstruction
-        rows.append((picture, _psnr(picture, rebuilt)))
-    return edits, rows
+    def column(made: list[nmg.Edit], *above: tuple[Image.Image, str]) -> Column:
+        edited = [(edit.pictures[0], f"{_psnr(edit.pictures[0], images.to_tensor(truth)):.1f} dB") for edit in made]
+        return [(original, ""), *above, *edited, (truth, "")]
+
+    everyday = column(edits(scale))
+    if name not in STRONGLY:
+        return everyday, []
+    strong = edits(STRONG)
+    kept = [(edit.reconstruction, f"{_psnr(edit.reconstruction, rebuilt):.1f} dB") for edit in strong]
+    return everyday, column(strong, *kept)
 
 
 def _psnr(picture: Image.Image, truth: Tensor) -> float:

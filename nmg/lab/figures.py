@@ -6,8 +6,10 @@ Figures are drawn on matplotlib's own canvas, without pyplot, so that they can b
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from nmg.editors.masactrl import foreground
+from nmg.files import keep
 
 Picture = Image.Image | None
 
@@ -194,6 +197,10 @@ def show(figure: Figure) -> Any:
     return Shown(data=buffer.getvalue(), format="jpeg", width=int(figure.get_figwidth() * 110))
 
 
-def save(figure: Figure, path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path)
+def save(figure: Figure, path: str | os.PathLike, over: bool = True) -> Path:
+    """Write a figure as PNG; see `nmg.files.keep`.
+
+    Returns:
+        Where it lies.
+    """
+    return keep(Path(path), figure.savefig, over)

@@ -200,7 +200,7 @@ def descent(backbone, trajectory):
     doubled, text = torch.cat([x, x]), torch.cat([run.null, run.text])
 
     def descent(amount):
-        moved = Pix2PixZero(amount=amount).prepare(run).steer(run, run.steps[0], doubled, text)
+        moved = Pix2PixZero(amount=amount * len(run.steps) / 50).prepare(run).steer(run, run.steps[0], doubled, text)
         before, after = maps(run, doubled, text), maps(run, moved, text)
         distances = [
             [

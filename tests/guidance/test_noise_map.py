@@ -107,7 +107,8 @@ def gradient_of(guidance, run, step, x):
 def test_a_steered_row_follows_the_null_noise_plus_the_scaled_gradient(run):
     guidance, step, x = NoiseMap(noise_map_scale=3, gradient_scale=70, bound=None), run.steps[1], noise(3, 4, 16, 16)
     gradient, eps = gradient_of(guidance, run, step, x), run.eps(x[:1], step, run.null[:1])
-    expected = transfer(x[:1], eps + 3 * 70 * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
+    strength = 3 * 70 * len(run.steps) / 50
+    expected = transfer(x[:1], eps + strength * math.sqrt(1 - step.alpha) * gradient, step.alpha, step.alpha_prev)
     assert_close(guidance.steer(run, step, x)[:1], expected)
 
 
@@ -295,6 +296,58 @@ def test_a_list_gives_each_step_its_own_scale_noisiest_first_and_a_function_too(
             guidance = NoiseMap(noise_map_scale=given)
             assert guidance.strength(step) == 5000 * scales[step.index]
             assert torch.equal(guidance.steer(run, step, x), alone)
+
+
+@pytest.mark.parametrize("scale", [3.0, (3.0,) * 5, lambda step: 3.0], ids=["number", "numbers", "function"])
+def test_the_strength_counts_by_50_steps(scale):
+    guidance, step = NoiseMap(noise_map_scale=scale, gradient_scale=70), Step(2, 1, 0.5, 0.9)
+    assert guidance.strength(step) == guidance.strength(step, 50) == 210
+    assert guidance.strength(step, 5) == pytest.approx(21)
+
+
+# ---------------------------------------------------------------- the null noise, used again
+
+
+@pytest.mark.parametrize("editor", [Editor(), PromptToPrompt(), MasaCtrl(start_step=1, start_layer=1)], ids=repr)
+def test_the_null_noise_of_the_row_before_it_was_steered_is_used_again(run, editor):
+    x = run.start
+    for step, latents in denoise(run, NoiseMap(reuse_null=True, **GENTLE), editor):
+        steered = NoiseMap(**GENTLE).steer(run, step, x)
+        null = run.eps(x[:1], step, run.null[:1])
+        text = run.eps(steered[:1], step, run.text[:1])
+        expected = transfer(steered[:1], null + 3 * (text - null), step.alpha, step.alpha_prev)
+        assert_close(latents[:1], expected, rtol=1e-5, atol=1e-5)
+        x = latents
+
+
+def test_where_both_copies_read_the_same_text_no_noise_is_used_again(sample, trajectory):
+    same = [sample((), NoiseMap(reuse_null=again, **GENTLE), negative=trajectory.prompt) for again in (False, True)]
+    assert torch.equal(*same)
+
+
+def test_another_null_prompt_has_a_noise_of_its_own(run):
+    stack = (NullText(3.0, iterations=1) + NoiseMap(reuse_null=True, **GENTLE)).prepare(run)
+    stack.steer(run, run.steps[0], run.start)
+    assert stack.null_noise(run, run.steps[0]) is None
+
+
+def test_a_fast_step_takes_one_call_without_gradient_and_leaves_the_null_copy_out(run, monkeypatch):
+    seen, eps = [], Backbone.eps
+
+    def watched(self, x, *rest):
+        seen.append(len(x))
+        return eps(self, x, *rest)
+
+    monkeypatch.setattr(Backbone, "eps", watched)
+    next(denoise(run, NoiseMap.fast(**GENTLE), Editor()))
+    # The source alone; then two targets twice, and the source under its prompt.
+    assert seen == [1, 5]
+
+
+@pytest.mark.parametrize("none", [None, "none"])
+def test_a_fast_step_without_a_bound_is_refused(none):
+    with pytest.raises(ValueError, match=r"NoiseMap.fast\(\) needs a bound; give bound="):
+        NoiseMap.fast(bound=none)
 
 
 def test_a_function_may_look_at_the_noise_level(run):

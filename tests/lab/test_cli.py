@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ from PIL import Image
 
 import nmg
 from nmg import pipelines
-from nmg.lab.cli import main
+from nmg.lab.cli import main, printable
+from nmg.lab.commands import COMMANDS
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import Scene, caption
 from nmg.request import Request
@@ -377,3 +380,60 @@ def test_a_real_photograph_goes_through(here, model, size):
     edited, source = pixels("edit.png"), pixels("edit-source.png")
     assert edited.shape == source.shape == (size, size, 3)
     assert edited.std() > 0 and abs(edited - pixels("edit-reconstruction.png")).max() > 0
+
+
+# ---------------------------------------------------------------- what is lost, and what is said at once
+
+
+def test_nothing_that_exists_is_written_over_unless_asked(here, picture, capsys):
+    before = Path(picture).read_bytes()
+    edit = ["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "1"]
+    assert main([*edit, "--out", picture]) == 0
+    assert main([*edit, "--all"]) == 0 and main([*edit, "--all"]) == 0
+    names = ["scene-2.png", "edit.png", "edit-reconstruction.png", "edit-source.png"]
+    assert capsys.readouterr().out.split() == [*names, "edit-2.png", "edit-2-reconstruction.png", "edit-2-source.png"]
+    assert main([*edit, "--force"]) == 0
+    assert capsys.readouterr().out.split() == ["edit.png"]
+    for out in (["--out", picture], ["--out", "link.png"]):
+        assert main([*edit, "--force", *out]) == (2 if picture in out else 0)
+    assert Path(picture).read_bytes() == before
+
+
+def test_an_input_is_not_written_over_by_force_either(here, picture, capsys, monkeypatch):
+    monkeypatch.setattr(pipelines, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    Path(picture).rename("edit-source.png")
+    edit = ["edit", "edit-source.png", "--source", "a cat", "--target", "a dog"]
+    assert main([*edit, "--all", "--force"]) == 2
+    assert "'edit-source.png' is read, and would be written over" in capsys.readouterr().err
+    masks = ["--editor", "masactrl", "--source-mask", "m.png", "--target-mask", "edit-source.png"]
+    assert main([*edit, *masks, "--out", "m.png", "--force"]) == 2
+    assert main(["invert", "edit-source.png", "--source", "", "--out", "a", "--save-null-texts", "a"]) == 2
+    assert "two files would be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["edit", "none.png"], "no picture at 'none.png'"),
+        (["edit", "scene.png", "--steps", "3"], "--source is missing"),
+    ],
+    ids=lambda value: "",
+)
+def test_what_is_missing_is_said_before_anything_heavy_is_imported(here, picture, arguments, said):
+    script = f"import sys\nfrom nmg.lab.cli import main\nmain({arguments!r})\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said in done.stderr
+
+
+def test_the_help_needs_nothing_heavy():
+    script = (
+        "import sys\nfrom nmg.lab.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_no_message_steers_the_terminal(here, capsys):
+    assert main(["edit", "a\x1b]0;owned\x07\nb.png"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert printable("a\x1b[2J\ud800\n") == r"a\x1b[2J\ud800"

@@ -17,6 +17,7 @@ from nmg.lab.bench.runner import run
 from nmg.lab.bench.scales import Scales
 from nmg.lab.bench.suites import Menagerie, Suite, known_tasks, named
 from nmg.lab.bench.tuning import tune
+from nmg.lab.top import HELP
 from nmg.menagerie import model as menagerie
 
 SCENES, VALIDATION, STEPS = 8, 4, 50
@@ -54,7 +55,7 @@ def add(commands: Any) -> None:
     """Add the sub-command to the command line's parser."""
     p = commands.add_parser(
         "bench",
-        help="measure and compare methods",
+        help=HELP["bench"],
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

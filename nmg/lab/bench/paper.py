@@ -11,6 +11,7 @@ import torch
 from nmg.lab.bench.artefacts import ARTEFACTS, COMPARED, Paper
 from nmg.lab.bench.pictures import CAPTIONS, Pictures
 from nmg.lab.bench.processes import own_device
+from nmg.lab.top import HELP
 
 DESCRIPTION = """\
 Make the paper's tables and figures, on held-out scenes of the bundled model or on photographs.
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
     """Add `nmg paper` to the commands."""
     p = commands.add_parser(
         "paper",
-        help="make the paper's tables and figures",
+        help=HELP["paper"],
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nmg.files import replacing, unwritten
 from nmg.lab.scoring import INFINITE
-from nmg.serialize import replacing
 
 CONFIGURATION = "run.json"
 """What all records of a folder were measured with."""
@@ -153,9 +154,20 @@ class Writer:
                 os.truncate(self.path, whole)
 
     def write(self, record: Record) -> None:
-        """Append one record in one call, so that a kill tears the last line at most."""
-        with open(self.path, "ab", buffering=0) as file:
-            file.write(record.to_json().encode() + b"\n")
+        """Append one record in one call, so that a kill tears the last line at most.
+
+        Raises:
+            OSError: if it can't be written, with the reason; nothing of it is then left.
+        """
+        line = record.to_json().encode() + b"\n"
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                before = file.tell()
+                if file.write(line) < len(line):  # A full disk takes a part.
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise unwritten(self.path, error) from error
 
 
 def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nmg.files import replacing
 from nmg.lab.bench.columns import COMPARED, EXPLAINED, LEGEND, SUITES
 from nmg.lab.bench.groups import BASELINE, EDITORS, OWN, RATIO, Group, gather, group
 from nmg.lab.bench.markdown import differences, markdown
@@ -55,8 +56,10 @@ def write_tables(
         if one.task is None and (table := differences(one, metrics)):
             text += [COMPARED, "", table]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text("\n".join(text).rstrip() + "\n")
-    _write_csv(groups, folder / f"{name}.csv")
+    with replacing(folder / f"{name}.md") as part:
+        part.write_text("\n".join(text).rstrip() + "\n")
+    with replacing(folder / f"{name}.csv") as part:
+        _write_csv(groups, part)
     return [folder / f"{name}.md", folder / f"{name}.csv"]
 
 

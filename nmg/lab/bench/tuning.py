@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from nmg.files import replacing
 from nmg.lab.bench.methods import Method, find
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.runner import Bench, Variant
 from nmg.lab.bench.scales import SCALES, report_of
 from nmg.lab.bench.suites import Suite, known_tasks
-from nmg.serialize import replacing
 
 CRITERION = (
     "of the scales whose mean PSNR to the truth is within one standard error of the best, by pairs of edits, the one "

@@ -13,6 +13,7 @@ import nmg
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
+from nmg.files import replacing
 from nmg.guidance import Guidance
 from nmg.inversion import Trajectory
 from nmg.lab import metrics
@@ -185,7 +186,8 @@ class Work:
             path = Path("pictures", *(_slug(part) for part in item.key.split("/")))
             path = path.with_name(f"{path.name}-{name}.png")
             (self.setting.folder / path).parent.mkdir(parents=True, exist_ok=True)
-            picture.save(self.setting.folder / path)
+            with replacing(self.setting.folder / path) as part:
+                picture.save(part)
             paths[name] = path.as_posix()
         return paths
 

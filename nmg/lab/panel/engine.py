@@ -72,6 +72,7 @@ class Tried:
         attention: the tokens of the source prompt with their attention maps.
         region: where the edit could differ from the source, if the editor restricted it (`LocalBlend`).
         drift: mean |source row - noise map| after each step.
+        ended: `nmg.Edit.drift` and `nmg.Edit.plain_drift`.
         computed: what had to be computed for it, in words.
         seconds: that this took.
     """
@@ -82,6 +83,7 @@ class Tried:
     attention: tuple[WordMap, ...]
     region: Bool[Tensor, "latent_height latent_width"] | None
     drift: tuple[float, ...]
+    ended: tuple[float, float | None]
     computed: tuple[str, ...]
     seconds: float
 
@@ -89,6 +91,13 @@ class Tried:
     def picture(self) -> Image.Image:
         """The edit, or the reconstruction where nothing was edited."""
         return self.reconstruction if self.edit is None else self.edit
+
+    @property
+    def drifted(self) -> str:
+        """How far the source row ended from the picture, in words."""
+        own, plain = self.ended
+        than = "" if plain is None else f", {'farther than' if own > plain else 'less than'} plain DDIM's {plain:.2f}"
+        return f"the source drifted by {own:.2f}{than}"
 
 
 Tell = Callable[[Doing], object]
@@ -221,6 +230,7 @@ class _Run:
             inverted.attention,
             None if found.region is None else found.region[-1, 0],
             tuple(self.drift),
+            (found.drift, found.plain_drift),
             tuple(self.computed),
             time.perf_counter() - start,
         )

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from nmg.files import folder, free, keep
 from nmg.lab.code import call, written
 from nmg.lab.controls import CONTROLS
 from nmg.lab.panel.engine import Engine, Tried
@@ -66,22 +67,17 @@ def save(tried: Tried, engine: Engine, origin: Origin, path: str | os.PathLike) 
     path = path if path.suffix else path.with_suffix(".png")
     if path.suffix.lower() != ".png" or not path.stem:
         raise ValueError(f"{os.fspath(path)!r} can't be written; give the path of a .png file, such as edit.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path = _free(path).resolve()
+    path = free(folder(path.parent) / path.name, _both).resolve()
     request = dataclasses.replace(tried.request.resolved(engine.backbone), digest=digest(engine.picture))
     request = dataclasses.replace(request, image=origin.name, row=0 if tried.edit is None else 1)
     # Nothing is written for settings that can't be.
     request.to_json()
     if origin.name:
-        return [request.save(tried.picture, path)]
-    beside = _free(path.with_name(f"{path.stem}-source.png"))
-    engine.picture.save(beside)
-    return [dataclasses.replace(request, image=str(beside)).save(tried.picture, path), beside]
+        return [request.save(tried.picture, path, over=False)]
+    beside = keep(_both(path)[1], engine.picture.save)
+    return [dataclasses.replace(request, image=str(beside)).save(tried.picture, path, over=False), beside]
 
 
-def _free(path: Path) -> Path:
-    """The path, or the first with a number added that is free."""
-    free, number = path, 2
-    while free.exists():
-        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    return free
+def _both(path: Path) -> tuple[Path, Path]:
+    """A picture's path, and its source's beside it."""
+    return path, path.with_name(f"{path.stem}-source.png")

@@ -193,7 +193,8 @@ class Panel(w.VBox):
         self.status.say("")
         self.pictures.show(tried, self.history)
         took = f"done in {tried.seconds:.1f} s: {', '.join(tried.computed)}"
-        self.status.idle(f"done: {KNOWN}" if self.status.what == KNOWN else took)
+        how = f"done: {KNOWN}" if self.status.what == KNOWN else took
+        self.status.idle(f"{how}; {tried.drifted}")
         self.strip.show()
         self.keeping.refresh()
 
