@@ -34,7 +34,7 @@ SHEETS = {
 """The sheets of edits, with the editors that each shows."""
 STRONG = 7.5
 """Stable Diffusion's usual text scale, at which plain DDIM leaves the source behind."""
-STRONGLY = ("object swap", "contextual change", "face attribute", "colour change")
+STRONGLY = ("object swap", "face attribute", "colour change")
 """Tasks whose edits are shown at that scale too."""
 Column = list[tuple[Image.Image, str]]
 """Pictures of one scene from top to bottom, with a note below each."""
@@ -55,7 +55,10 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
 
     shown = [i for i, (_, strong) in enumerate(columns) if strong]
     names = ["source", "DDIM\nreconstruction", "NMG\nreconstruction", "DDIM\nedit", "NMG\nedit", "truth"]
-    title = f"What Noise Map Guidance is for: text scale {STRONG:g}, {steps} steps"
+    title = (
+        f"What Noise Map Guidance is for: text scale {STRONG:g}, {steps} steps\n"
+        "PSNR of reconstructions to the autoencoder's picture, of edits to the truth"
+    )
     strong = [columns[i][1] for i in shown]
     yield _saved(strong, [heads[i] for i in shown], names, title, folder / "reconstructions.png")
 
@@ -63,7 +66,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     for sheet, editors in SHEETS.items():
         shown = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
         scale = MENAGERIE.scales["text_scale"]
-        title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}"
+        title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}\nPSNR to the truth"
         yield _saved([columns[i][0] for i in shown], [heads[i] for i in shown], names, title, folder / sheet)
 
 
