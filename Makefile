@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Tests run in several processes of one thread each; one that is done takes over what another has left.
 SHARED := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-oldest test-browser lint notebooks train clean
+.PHONY: demo test test-oldest test-browser lint notebooks docs train clean
 
 demo: $(VENV)/.core
 	$(BIN)/python -m nmg demo --out outputs
@@ -34,6 +34,10 @@ lint: $(VENV)/.test
 notebooks: $(VENV)/.test
 	$(BIN)/python tests/notebooks.py nmg_*.ipynb
 
+# The site: open build/site/index.html, or `python -m http.server --directory build/site`, whose pages can be searched.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 train: $(VENV)/.core
 	$(BIN)/python -m scripts.train
 
@@ -50,6 +54,10 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing the package and its tests' needs into $(VENV) (a few minutes, once) …"
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	touch $@ $(VENV)/.core
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	touch $@
 
 $(VENV)-oldest/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(VENV)-oldest

@@ -97,9 +97,9 @@ class Request:
                 "steps": 50,
                 "inversion": DDIM(),
                 "convention": "aligned",
-                "size": backbone.native_size,
                 "editor": editor,
             },
+            **({} if self.size or "size" in own else {"size": backbone.native_size}),
             "guidance": default_guidance(backbone) if self.guidance is None else self.guidance,
             "negative": editor.negative(source),
             **own,
@@ -149,6 +149,15 @@ class Request:
         check(self.inversion, self.convention)
         self.editor.check(backbone, self)
         self.guidance.check(backbone, self)
+
+    def remarks(self, backbone: Backbone) -> list[str]:
+        """What is not wrong with a request, but to be said before it is computed."""
+        editor = PromptToPrompt() if self.editor is None else self.editor
+        said = backbone.remarks([*self.prompts, self.own_negative or ""]) + editor.remarks(self)
+        said += self.guidance.remarks(self) if self.guidance else []
+        if self.source in self.targets and not editor.edits_alone:
+            said.append(f"the target prompt {self.source!r} is the source's, so that its picture is not edited")
+        return said
 
     @property
     def prompts(self) -> tuple[str, ...]:

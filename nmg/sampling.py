@@ -223,7 +223,7 @@ def begin(backbone: Backbone, request: Request, progress: bool) -> tuple[Request
     """
     opened = request.opened()
     opened.check(backbone)
-    if said := backbone.settings.unknown_words(opened.prompts):
+    for said in opened.remarks(backbone):
         warnings.warn(said, stacklevel=3)
     if isinstance(request.image, Trajectory):
         return opened, None, request.image

@@ -80,5 +80,5 @@ def test_the_demo_draws_its_sheets(tmp_path):
     from nmg.lab.demo import demo
 
     paths = list(demo(tmp_path, steps=2))
-    assert [path.name for path in paths] == ["reconstructions.png", "edits.png", "poses-and-kinds.png"]
+    assert [path.name for path in paths] == ["benefit.png", "edits.png", "poses-and-kinds.png"]
     assert all(path.stat().st_size > 100_000 for path in paths)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nmg import images
 from nmg.attention import Attend, attending, sites, spatial_size
+from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
 from nmg.levels import Step
 from nmg.threads import alone_with
@@ -49,6 +50,7 @@ class Backbone:
                 f"{type(pipe).__name__} has two text encoders; Stable Diffusion XL is not supported yet, "
                 "Stable Diffusion 1 and 2 are"
             )
+        checks.check(pipe)
         self.pipe, self.unet, self.vae, self.tokenizer = pipe, pipe.unet, pipe.vae, pipe.tokenizer
         if self.unet.config.in_channels != self.vae.config.latent_channels:
             raise TypeError(
@@ -56,6 +58,7 @@ class Backbone:
                 f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
             )
         sites(self.unet)
+        checks.check_network(self.unet)
 
     @property
     def scheduler(self) -> Any:
@@ -82,8 +85,14 @@ class Backbone:
 
     @property
     def native_size(self) -> tuple[int, int]:
-        """Width and height in pixels of the pictures that the network was trained on."""
+        """Width and height in pixels of the pictures that the network was trained on.
+
+        Raises:
+            ValueError: for a network that does not say it.
+        """
         sample = self.unet.config.sample_size
+        if sample is None:
+            raise ValueError("the UNet does not say its sample_size; give the picture's size, such as size=(512, 512)")
         height, width = (sample, sample) if isinstance(sample, int) else sample
         return width * self.pixels_per_latent, height * self.pixels_per_latent
 
@@ -110,18 +119,43 @@ class Backbone:
         width, height = self.native_size if size is None else size
         step = self.pixels_per_latent
         if min(width, height) < 2 * step or width % step or height % step:
+            such = self.native_size if self.unet.config.sample_size else (64 * step, 64 * step)
             raise ValueError(
-                f"size={width}×{height} doesn't fit the latent; give multiples of {step}, "
-                f"such as {self.native_size[0]}×{self.native_size[1]}"
+                f"size={width}×{height} doesn't fit the latent; give multiples of {step}, such as {such[0]}×{such[1]}"
             )
         return images.fit(images.load(image), width, height)
 
     @torch.no_grad()
     def encode(self, pixels: Image) -> Latents:
-        """The mean latent, scaled, in fp32; never a random sample, so that the same picture gives the same edit."""
-        dtype = self.vae.dtype
-        mean = self.vae.encode((2 * pixels - 1).to(self.device, dtype)).latent_dist.mean.float()
+        """The mean latent, scaled, in fp32; never a random sample, so that the same picture gives the same edit.
+
+        Raises:
+            FloatingPointError: if the encoder returns values that are not finite.
+        """
+        (mean,) = self._finite(lambda: [self._encoded(2 * pixels - 1)], "encoded")
         return (mean - self._shift) * self.vae.config.scaling_factor
+
+    def _encoded(self, pixels: Image) -> Latents:
+        out = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        # AutoencoderTiny has no distribution.
+        return (out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents).float()
+
+    def _finite(self, compute: Callable[[], list[Tensor]], what: str) -> list[Tensor]:
+        """What the autoencoder computes; in float32 where that overflows in half precision.
+
+        Raises:
+            FloatingPointError: for values that are not finite in float32 either.
+        """
+        found, dtype = compute(), self.vae.dtype
+        if not all(x.isfinite().all() for x in found) and dtype != torch.float32:
+            try:
+                self.vae.to(torch.float32)
+                found = compute()
+            finally:
+                self.vae.to(dtype)
+        if not all(x.isfinite().all() for x in found):
+            raise FloatingPointError(f"the VAE {what} values that are not finite, in float32 too; lower the scales")
+        return found
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Image:
@@ -130,20 +164,10 @@ class Backbone:
         Raises:
             FloatingPointError: if the decoder returns values that are not finite.
         """
-        dtype = self.vae.dtype
         scaled = latents / self.vae.config.scaling_factor + self._shift
         # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
-        pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
-        if not pixels.isfinite().all() and dtype != torch.float32:
-            # Some decoders overflow in half precision.
-            try:
-                self.vae.to(torch.float32)
-                pixels = torch.cat([self._decoded(row) for row in scaled.split(1)])
-            finally:
-                self.vae.to(dtype)
-        if not pixels.isfinite().all():
-            raise FloatingPointError("the VAE decoded values that are not finite, in float32 too; lower the scales")
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        pixels = self._finite(lambda: [self._decoded(row) for row in scaled.split(1)], "decoded")
+        return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
     def _decoded(self, row: Latents) -> Image:
         return self.vae.decode(row.to(self.device, self.vae.dtype), return_dict=False)[0].float()
@@ -176,6 +200,11 @@ class Backbone:
                     f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
                     f"begin and end included; shorten {prompt!r}"
                 )
+
+    def remarks(self, prompts: Sequence[str]) -> list[str]:
+        """What to say before prompts are used: what of the pipeline is not followed, and words that it never read."""
+        said = (checks.unfollowed(self.scheduler), self.settings.unknown_words(prompts))
+        return [remark for remark in said if remark]
 
     def readable(self, prompt: str) -> str:
         """The prompt as the tokenizer sees it: with multi-vector textual inversions written out."""

@@ -28,6 +28,15 @@ class Editor:
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a request that the editor can't serve, before anything is computed."""
 
+    def remarks(self, request: Asked) -> list[str]:
+        """What is not wrong, but to be said before a request is computed: settings that would act in no step."""
+        return []
+
+    @property
+    def edits_alone(self) -> bool:
+        """Whether a target whose prompt is the source's is edited."""
+        return False
+
     def negative(self, source: str) -> str:
         """The prompt of the null half where none is given."""
         return ""

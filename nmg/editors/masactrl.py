@@ -191,16 +191,20 @@ class _Running(Editor):
                 return None
             if site.layer < self.first_layer:
                 return None
-            size = spatial_size(q.shape[2], run.latent_size)
-            source, targets = self.grounds(seen, size, len(q) // 2)
+            source, targets = self.grounds(seen, q.shape[2], run.latent_size, len(q) // 2)
             halves = zip(*map(rows.halves, (q, k, v)), strict=True)
             return torch.cat([self.mutual(*half, source=source, targets=targets) for half in halves])
 
         return attend
 
-    def grounds(self, seen: _WordMaps, size: tuple[int, int], count: int) -> tuple[Ground | None, Ground | None]:
-        """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer of `size`; two
-        Nones without masks."""
+    def grounds(
+        self, seen: _WordMaps, positions: int, latent_size: tuple[int, int], count: int
+    ) -> tuple[Ground | None, Ground | None]:
+        """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer; two Nones
+        without masks."""
+        if self.masks is None and self.marked is None:
+            return None, None
+        size = spatial_size(positions, latent_size)
         if self.masks is not None:
             source, target = (F.interpolate(self.masks[:, None], size).flatten(1) > 0.5).split(1)
             return source, target.expand(count - 1, -1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from nmg import rows
 from nmg.attention import Attend, Site, probabilities
 from nmg.backbones import Backbone
+from nmg.backbones.checks import check_gradient
 from nmg.editors.base import Editor
 from nmg.editors.directions import EditDirection, Side, exchanged, is_word
 from nmg.levels import Step
@@ -75,7 +76,13 @@ class Pix2PixZero(Editor):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a direction that can't be found or does not fit."""
+        if self.amount != 0:
+            check_gradient(backbone.unet, "Pix2PixZero", "Pix2PixZero(amount=0)")
         self.resolved(backbone, request.prompts)
+
+    @property
+    def edits_alone(self) -> bool:
+        return self.direction is not None
 
     def negative(self, source: str) -> str:
         return source

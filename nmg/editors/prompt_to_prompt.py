@@ -59,6 +59,19 @@ class LocalBlend:
             )
         _window((self.start, 1.0), 1, "start")
 
+    def check(self, tokens: Sequence[Tokens], count: int) -> None:
+        """Raise for a word that its prompt does not hold, or a blend that acts in none of `count` steps, or nowhere."""
+        for words in (self.words, self.subtract):
+            if words is not None:
+                _marked(words, tokens)
+        if int(self.start * count) >= count:
+            raise ValueError(f"LocalBlend: start={self.start!r} leaves none of the {count} steps; give an earlier one")
+        if 1 in (self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)):
+            raise ValueError(
+                f"LocalBlend: no position lies above threshold={self.threshold!r}, a share of the map's maximum, so "
+                "that nothing would be edited; give a smaller one, such as 0.3"
+            )
+
 
 @dataclass(frozen=True)
 class PromptToPrompt(Editor):
@@ -114,11 +127,35 @@ class PromptToPrompt(Editor):
         for target in targets:
             self.correspondence(source, target)
         if targets:
-            self.schedule(targets, 1)
-            self.factors(targets)
-            for words in (self.local_blend.words, self.local_blend.subtract) if self.local_blend else ():
-                if words is not None:
-                    _marked(words, tokens)
+            self._check_weights(targets, request.steps)
+            if self.local_blend is not None:
+                self.local_blend.check(tokens, request.steps)
+
+    def _check_weights(self, targets: Sequence[Tokens], count: int) -> None:
+        """Raise for a weight that acts in none of `count` steps: weights act where cross-attention is replaced."""
+        active = self.schedule(targets, count).any(0)
+        self.factors(targets)
+        for word in self.weights:
+            if not any(active[row, positions].any() for row, positions in _found(word, targets)):
+                raise ValueError(
+                    f"PromptToPrompt: the weight of {word!r} acts where cross-attention is replaced, and "
+                    f"cross_replace={self.cross_replace!r} leaves none of the {count} steps; give a larger share, or "
+                    "no weight"
+                )
+
+    def remarks(self, request: Asked) -> list[str]:
+        if len(request.prompts) < 2:
+            return []
+        named = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"cross_replace": self.cross_replace}
+        shares = {name: (window, request.steps + 1) for name, window in named.items()}
+        shares["self_replace"] = (self.self_replace, request.steps)
+        lost = [f"{name}={window!r}" for name, (window, count) in shares.items() if _rounds_to_none(window, count)]
+        what = f"PromptToPrompt: {', '.join(lost)} rounds to none of the {request.steps} steps, and does nothing"
+        return [what] if lost else []
+
+    @property
+    def edits_alone(self) -> bool:
+        return any(factor != 1 for factor in self.weights.values())
 
     @staticmethod
     def tokens(backbone: Backbone, prompts: Sequence[str]) -> list[Tokens]:
@@ -179,6 +216,13 @@ def _window(window: Window, count: int, name: str = "window") -> tuple[int, int]
             f"{name}={window!r} is no part of the steps; give a fraction such as 0.8, or two such as (0.2, 0.8)"
         )
     return int(bounds[0] * count), int(bounds[1] * count)
+
+
+def _rounds_to_none(window: Window, count: int) -> bool:
+    """Whether a window that is not empty covers none of `count` steps."""
+    first, last = window if isinstance(window, Sequence) else (0.0, window)
+    start, end = _window(window, count)
+    return first < last and start == end
 
 
 def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:

@@ -51,6 +51,10 @@ class AttentionRecorder(Editor):
     editor: Editor
     recorded: list[Tensor] = field(default_factory=list, repr=False)
 
+    @property
+    def edits_alone(self) -> bool:
+        return self.editor.edits_alone
+
     def maps(self, run: Run) -> AttentionMaps:
         """What a run, which is over, recorded."""
         backbone = run.backbone

@@ -51,6 +51,12 @@ class Guidance:
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a request that the guidance can't serve, before anything is computed."""
 
+    def remarks(self, request: Asked) -> list[str]:
+        """What is not wrong, but to be said before a request is computed: settings that would act in no step."""
+        if self.text_scale != 1 or request.own_negative is None:
+            return []
+        return [f"at text_scale=1 the text alone is followed, so that negative={request.own_negative!r} does nothing"]
+
     def prepare(self, run: Run) -> Guidance:
         """The guidance that one run calls; asked before the first step."""
         return self
@@ -137,6 +143,10 @@ class Stack(Guidance):
     def check(self, backbone: Backbone, request: Asked) -> None:
         for part in self.parts:
             part.check(backbone, request)
+
+    def remarks(self, request: Asked) -> list[str]:
+        own = [part for part in self.parts if _overrides(part, "remarks")]
+        return [remark for part in own for remark in part.remarks(request)] if own else super().remarks(request)
 
     def prepare(self, run: Run) -> Guidance:
         return Stack(tuple(part.prepare(run) for part in self.parts))

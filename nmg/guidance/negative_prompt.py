@@ -91,6 +91,15 @@ class ProxNegativePrompt(NegativePrompt):
         if self.pull == "reconstruction":
             need_deterministic(self, request, 'give pull="inversion"')
 
+    def remarks(self, request: Asked) -> list[str]:
+        said = []
+        if self.quantile == 1:
+            said.append("ProxNegativePrompt: quantile=1 leaves out every difference, so that nothing is edited")
+        if self.pull != "none" and (self.rate == 0 or self.below <= 0):
+            why = "rate=0" if self.rate == 0 else f"below={self.below}"
+            said.append(f'ProxNegativePrompt: {why} holds nothing in any step; pull="none" says the same')
+        return said
+
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         null, text = rows.halves(eps)
         return null + self.text_scale * self.kept(text - null)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nmg import masks, rows
 from nmg.backbones import Backbone, settings_of
+from nmg.backbones.checks import check_gradient
 from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
@@ -147,6 +148,8 @@ class NoiseMap(Guidance):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
+        if self.jacobian:
+            check_gradient(backbone.unet, "NoiseMap", "NoiseMap(jacobian=False)")
         scales = self.noise_map_scale
         if isinstance(scales, tuple) and len(scales) != request.steps:
             raise ValueError(
@@ -160,6 +163,12 @@ class NoiseMap(Guidance):
             )
         if self.mask is not None:
             masks.load(self.mask, backbone.latent_size(request.size), "NoiseMap")
+
+    def remarks(self, request: Asked) -> list[str]:
+        # The negative prompt steers, at every text scale.
+        if self.mask is None or self.outside < 1:
+            return []
+        return ["NoiseMap: outside=1 is the full strength, so that the mask does nothing; give a smaller share"]
 
     def prepare(self, run: Run) -> Guidance:
         if self.mask is None and not self.reuse_null:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nmg import rows
 from nmg.backbones import Backbone
+from nmg.backbones.checks import check_gradient
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
 from nmg.levels import Step, transfer
@@ -111,7 +112,9 @@ class NullText(Guidance):
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_aligned(self, request)
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
-        if self.embeddings is not None:
+        if self.embeddings is None:
+            check_gradient(backbone.unet, "NullText", "NegativePrompt, Direct or null texts that were found before")
+        else:
             need_no_negative(self, request, "was given null texts that were found before")
             _same("steps", len(self.embeddings.embeddings), request.steps)
             _same("text scale", self.embeddings.text_scale, self.text_scale)

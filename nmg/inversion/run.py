@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -51,6 +52,8 @@ def invert(
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     backbone.check([prompt])
     check(inversion or DDIM(), convention)
+    for said in backbone.remarks([prompt]):
+        warnings.warn(said, stacklevel=2)
     picture = backbone.prepare(image, size)
     latents = backbone.encode(images.to_tensor(picture))
     try:

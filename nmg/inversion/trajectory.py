@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,7 +48,8 @@ class SourceRow:
     plain_drift: float | None = None
 
     def to(self, device: torch.device | str) -> SourceRow:
-        return dataclasses.replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""

@@ -1,4 +1,4 @@
-"""The demonstration on held-out scenes: what Noise Map Guidance is for, sheets of edits, and their figures."""
+"""The demonstration on held-out scenes: sheets of edits, and one of what guidance costs the source, with its cure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SHEETS = {
     "poses-and-kinds.png": {"MasaCtrl": "MasaCtrl", "Pix2PixZero": "pix2pix-zero"},
 }
 """The sheets of edits, with the editors that each shows."""
+BENEFIT = ("object swap", "face attribute", "colour change")
+"""Tasks that are also shown at `STRONG`, with their reconstructions."""
 STRONG = 7.5
-"""Stable Diffusion's usual text scale, at which plain DDIM leaves the source behind."""
-STRONGLY = ("object swap", "face attribute", "colour change")
-"""Tasks whose edits are shown at that scale too."""
-Column = list[tuple[Image.Image, str]]
-"""Pictures of one scene from top to bottom, with a note below each."""
+"""Stable Diffusion's usual text scale, at which plain DDIM loses the source."""
+Column = list[tuple[Image.Image, float | None]]
+"""Pictures of one scene from top to bottom, with their PSNR where one is measured."""
 
 
 def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
@@ -52,29 +52,31 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
         scenes = pool.map(functools.partial(_columns, steps=steps), EXAMPLES)
         columns = list(tqdm(scenes, "scenes", len(EXAMPLES)))
     heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
+    edits, strong = [c[0] for c in columns], [c[1] for c in columns if c[1]]
 
-    shown = [i for i, (_, strong) in enumerate(columns) if strong]
-    names = ["source", "DDIM\nreconstruction", "NMG\nreconstruction", "DDIM\nedit", "NMG\nedit", "truth"]
-    title = (
-        f"What Noise Map Guidance is for: text scale {STRONG:g}, {steps} steps\n"
-        "PSNR of reconstructions to the autoencoder's picture, of edits to the truth"
-    )
-    strong = [columns[i][1] for i in shown]
-    yield _saved(strong, [heads[i] for i in shown], names, title, folder / "reconstructions.png")
+    rows = [head for head, column in zip(heads, columns, strict=True) if column[1]]
+    pair = ("reconstruction", "edit")
+    across = ["source", *(f"{name}\n{of}" for name in ("plain DDIM", "NMG") for of in pair), "truth"]
+    title = f"Text scale {STRONG:g}, {steps} steps; reconstructions to the autoencoder's picture, edits to the truth"
+    cells = [[column[c] for column in strong] for c in range(len(across))]
+    yield _saved(cells, across, rows, title, "", folder / "benefit.png")
 
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     for sheet, editors in SHEETS.items():
-        shown = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
+        chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
         scale = MENAGERIE.scales["text_scale"]
-        title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}\nPSNR to the truth"
-        yield _saved([columns[i][0] for i in shown], [heads[i] for i in shown], names, title, folder / sheet)
+        title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}"
+        cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
+        yield _saved(cells, own, names, title, " to the truth", folder / sheet)
 
 
-def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, path: Path) -> Path:
-    """Write a sheet with a column per scene and a row per name, with the notes below the pictures."""
-    pictures, notes = ([[column[row][part] for column in cells] for row in range(len(names))] for part in (0, 1))
-    figures.save(figures.sheet(pictures, heads, names, notes, title), path)
-    return path
+def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:
+    """Write a sheet with a column per scene and a row per method; measured rows carry their PSNR."""
+    pictures = [[column[row][0] for column in cells] for row in range(len(names))]
+    notes = [
+        ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
+    ]
+    return figures.save(figures.sheet(pictures, heads, names, notes, title), path, over=False)
 
 
 @functools.cache
@@ -85,29 +87,30 @@ def _backbone() -> Backbone:
 
 
 def _columns(example: tuple[str, Scene, dict[str, Any]], steps: int) -> tuple[Column, Column]:
-    """One scene's edits at the model's text scale, and at the strong one what it is shown at, reconstructions too."""
+    """One scene's edits, and what `STRONG` makes of it if its task is among `BENEFIT`; measured pictures with PSNR."""
     name, scene, change = example
-    backbone, scale = _backbone(), MENAGERIE.scales["text_scale"]
+    backbone = _backbone()
     source, target = prompt_pair(scene, **change)
-    original, truth = (shown.render(backbone.native_size[0]) for shown in (scene, scene.edit(**change)))
+    original, truth = scene.render(), scene.edit(**change).render()
     trajectory = nmg.invert(backbone, original, source, steps=steps, progress=False)
     rebuilt = backbone.decode(trajectory.maps[:1])
 
-    def edits(text_scale: float) -> list[nmg.Edit]:
-        guidances = CFG(text_scale), MENAGERIE.guidance(text_scale=text_scale)
-        options: dict[str, Any] = {"targets": [target], "editor": SCENES[name], "progress": False}
-        return [nmg.edit(backbone, trajectory, guidance=guidance, **options) for guidance in guidances]
+    edits: Column = [(original, None)]
+    for guidance in (CFG(MENAGERIE.scales["text_scale"]), MENAGERIE.guidance()):
+        options: dict[str, Any] = {"guidance": guidance, "editor": SCENES[name], "progress": False}
+        picture = nmg.edit(backbone, trajectory, targets=[target], **options).pictures[0]
+        edits.append((picture, _psnr(picture, images.to_tensor(truth))))
+    edits.append((truth, None))
+    if name not in BENEFIT:
+        return edits, []
 
-    def column(made: list[nmg.Edit], *above: tuple[Image.Image, str]) -> Column:
-        edited = [(edit.pictures[0], f"{_psnr(edit.pictures[0], images.to_tensor(truth)):.1f} dB") for edit in made]
-        return [(original, ""), *above, *edited, (truth, "")]
-
-    everyday = column(edits(scale))
-    if name not in STRONGLY:
-        return everyday, []
-    strong = edits(STRONG)
-    kept = [(edit.reconstruction, f"{_psnr(edit.reconstruction, rebuilt):.1f} dB") for edit in strong]
-    return everyday, column(strong, *kept)
+    strong: Column = [(original, None)]
+    for guidance in (CFG(STRONG), MENAGERIE.guidance(text_scale=STRONG)):
+        options = {"guidance": guidance, "editor": SCENES[name], "progress": False}
+        result = nmg.edit(backbone, trajectory, targets=[target], **options)
+        strong.append((result.reconstruction, _psnr(result.reconstruction, rebuilt)))
+        strong.append((result.pictures[0], _psnr(result.pictures[0], images.to_tensor(truth))))
+    return edits, [*strong, (truth, None)]
 
 
 def _psnr(picture: Image.Image, truth: Tensor) -> float:

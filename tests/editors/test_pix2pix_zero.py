@@ -26,11 +26,6 @@ LIKE_PAPER = {"negative": SOURCE}
 
 
 @pytest.fixture(scope="module")
-def bundled():
-    return Backbone(nmg.load("menagerie"))
-
-
-@pytest.fixture(scope="module")
 def trajectory(backbone, picture):
     """The picture inverted in two steps: every target's gradient takes its time."""
     return invert(backbone, picture, SOURCE, steps=2, progress=False)
@@ -129,15 +124,15 @@ def test_under_a_direction_the_target_prompt_is_only_a_name(sample, direction):
     assert (first - sample((BLUE,), editor=Pix2PixZero()))[1].abs().max() > 1e-3
 
 
-def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(bundled, picture, recwarn):
-    path, words = invert(bundled, picture, SOURCE, steps=1, progress=False), Pix2PixZero(("cat", "dog"))
+def test_a_target_prompt_that_words_do_not_lead_to_is_noticed(backbone, picture, recwarn):
+    path, words = invert(backbone, picture, SOURCE, steps=1, progress=False), Pix2PixZero(("cat", "dog"))
     with pytest.warns(
         UserWarning, match=f"edits along its direction, to '{DOG}'; the target prompt '{BLUE}' is only a name"
     ):
-        words.prepare(prepare(bundled, path, [BLUE]))
+        words.prepare(prepare(backbone, path, [BLUE]))
     recwarn.clear()
-    words.prepare(prepare(bundled, path, [DOG]))
-    Pix2PixZero().prepare(prepare(bundled, path, [BLUE]))
+    words.prepare(prepare(backbone, path, [DOG]))
+    Pix2PixZero().prepare(prepare(backbone, path, [BLUE]))
     assert not recwarn.list
 
 
@@ -411,9 +406,9 @@ def test_one_sentence_tells_nothing_of_the_separation(backbone):
 
 
 @pytest.mark.parametrize(("source", "target"), [("cat", "dog"), ("dog", "car"), ("car", "fox")])
-def test_the_bundled_model_tells_its_creatures_apart(bundled, source, target):
+def test_the_bundled_model_tells_its_creatures_apart(source, target):
     prompt = f"a red {source} sitting in the forest, front view"
-    assert EditDirection.between(bundled, source, target, prompt).separation > 0.9
+    assert EditDirection.between(nmg.load("menagerie"), source, target, prompt).separation > 0.9
 
 
 # ---------------------------------------------------------------- the prompt's own layout
@@ -443,12 +438,12 @@ def test_only_words_of_equally_many_tokens_change_places(sd_shaped):
 
 
 @pytest.mark.parametrize(("source", "target"), [("cat", "dog"), ("a red cat", "a blue dog"), ("CAT", "sleeping dog")])
-def test_words_give_the_move_of_the_prompt_itself(bundled, source, target):
+def test_words_give_the_move_of_the_prompt_itself(backbone, source, target):
     direction, prompts = (
-        EditDirection.between(bundled, source, target, SOURCE),
+        EditDirection.between(backbone, source, target, SOURCE),
         [SOURCE, exchanged(SOURCE, source, target)],
     )
-    here, there = bundled.text(prompts).split(1)
+    here, there = backbone.text(prompts).split(1)
     assert direction.fit(there - here) > 0.9 and direction.fit(here - there) < -0.9
     assert math.isnan(direction.fit(here - here))
 
@@ -458,15 +453,15 @@ def test_a_prompt_of_one_word_gives_exactly_its_move(backbone):
     assert_close(EditDirection.between(backbone, "cat", "dog", "cat").embedding, there - here)
 
 
-def test_sentences_of_any_layout_fit_a_prompt_less(bundled):
-    here, there = bundled.text([SOURCE, DOG]).split(1)
-    published = EditDirection.between(bundled, CATS, DOGS)
-    assert published.fit(there - here) < EditDirection.between(bundled, "cat", "dog", SOURCE).fit(there - here)
+def test_sentences_of_any_layout_fit_a_prompt_less(backbone):
+    here, there = backbone.text([SOURCE, DOG]).split(1)
+    published = EditDirection.between(backbone, CATS, DOGS)
+    assert published.fit(there - here) < EditDirection.between(backbone, "cat", "dog", SOURCE).fit(there - here)
 
 
-def test_the_editor_finds_the_direction_of_its_source_prompt(bundled):
-    resolved = Pix2PixZero(("cat", "dog")).resolved(bundled, (SOURCE, "edited"))
-    assert resolved is EditDirection.between(bundled, "cat", "dog", SOURCE)
+def test_the_editor_finds_the_direction_of_its_source_prompt(backbone):
+    resolved = Pix2PixZero(("cat", "dog")).resolved(backbone, (SOURCE, "edited"))
+    assert resolved is EditDirection.between(backbone, "cat", "dog", SOURCE)
 
 
 def test_a_direction_from_a_word_that_the_prompt_does_not_hold_warns(sample, recwarn):
@@ -523,11 +518,11 @@ def test_a_direction_has_two_sides(sides, unchecked):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_sides_that_can_not_be_used_are_refused(bundled, tmp_path, monkeypatch, sides, error, message):
+def test_sides_that_can_not_be_used_are_refused(backbone, tmp_path, monkeypatch, sides, error, message):
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("\n \n")
     with pytest.raises(error, match=message):
-        EditDirection.between(bundled, *sides)
+        EditDirection.between(backbone, *sides)
 
 
 def test_a_file_that_holds_no_direction_is_refused(direction, trajectory, tmp_path):

@@ -5,7 +5,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nmg import CFG, Backbone, Editor, LocalBlend, NoiseMap, PromptToPrompt, Trajectory, denoise, prepare, steps
+from nmg import (
+    CFG,
+    Backbone,
+    Editor,
+    LocalBlend,
+    NoiseMap,
+    PromptToPrompt,
+    Request,
+    Trajectory,
+    denoise,
+    edit,
+    prepare,
+    steps,
+)
 from nmg.alignment import find, refinement, replacement, replacement_by_authors, tokenize
 from nmg.attention import Site, attention
 from nmg.editors.prompt_to_prompt import otsu
@@ -401,3 +414,43 @@ def test_the_blend_looks_at_a_quarter_of_the_latents_size(sd_shaped, size, expec
     down = steps(backbone.scheduler, 2)
     trajectory = Trajectory(torch.zeros(3, 4, *size), (1.0, 0.5, 0.1), down, SOURCE, backbone.name)
     assert backbone.word_map_size(trajectory.latent_size) == expected
+
+
+# ---------------------------------------------------------------- settings that act in no step
+
+NONE = "leaves none of the 4 steps"
+BLEND = ("cat", "cat")
+
+
+@pytest.mark.parametrize(
+    ("editor", "said"),
+    [
+        ({"cross_replace": 0, "weights": {"cat": 2}}, f"the weight of 'cat' acts .* cross_replace=0 {NONE}"),
+        ({"cross_replace": 0.1, "weights": {"cat": 2}}, f"cross_replace=0.1 {NONE}"),
+        ({"cross_replace": {"cat": (0.5, 0.5)}, "weights": {"cat": 2}}, "the weight of 'cat' acts"),
+        ({"local_blend": LocalBlend(BLEND, start=1)}, f"LocalBlend: start=1 {NONE}"),
+        ({"local_blend": LocalBlend(BLEND, threshold=1)}, "no position lies above threshold=1"),
+        ({"local_blend": LocalBlend(BLEND, threshold=(0.3, 1.0))}, r"no position lies above threshold=\(0.3, 1.0\)"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_act_in_no_step_is_refused(backbone, trajectory, editor, said):
+    with pytest.raises(ValueError, match=said):
+        edit(backbone, trajectory, targets=[BLUE], guidance=CFG(), editor=PromptToPrompt(**editor), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("editor", "said"),
+    [
+        ({}, []),
+        ({"cross_replace": 0, "self_replace": 0}, []),
+        ({"cross_replace": 0.1}, ["cross_replace=0.1 rounds to none of the 4 steps"]),
+        ({"self_replace": (0.3, 0.4)}, ["self_replace=(0.3, 0.4) rounds to none of the 4 steps"]),
+        ({"cross_replace": {"cat": 0.1}, "self_replace": 0.2}, ["cat=0.1, self_replace=0.2 rounds to none"]),
+    ],
+    ids=str,
+)
+def test_a_share_that_rounds_to_no_step_is_said(trajectory, editor, said):
+    request = Request(trajectory, trajectory.prompt, [BLUE], steps=4)
+    found = PromptToPrompt(**editor).remarks(request)
+    assert [words in remark for words, remark in zip(said, found, strict=True)] == [True] * len(said)

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -14,6 +15,7 @@ from nmg import (
     NullText,
     PromptToPrompt,
     ProxNegativePrompt,
+    Request,
     denoise,
     edit,
     prepare,
@@ -238,3 +240,32 @@ def test_an_edit_takes_a_stack(tiny, picture):
     result = edit(tiny(), picture, "a red cat", ["a blue cat"], guidance=GENTLE + Direct(), steps=2, progress=False)
     assert torch.equal(result.latents[:1], result.trajectory.maps[:1])
     assert result.pictures[0].size == (32, 32)
+
+
+# ---------------------------------------------------------------- settings that act in no step
+
+EMPTY_MASK = np.eye(16, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "negative", "said"),
+    [
+        (CFG(), "a dog", []),
+        (CFG(1.0), None, []),
+        (CFG(1.0), "a dog", ["negative='a dog' does nothing"]),
+        (NoiseMap(text_scale=1), "a dog", []),
+        (NoiseMap(mask=EMPTY_MASK, outside=0.5), None, []),
+        (NoiseMap(mask=EMPTY_MASK, outside=1), None, ["outside=1 is the full strength"]),
+        (ProxNegativePrompt(), None, []),
+        (ProxNegativePrompt(quantile=1), None, ["quantile=1 leaves out every difference"]),
+        (ProxNegativePrompt(rate=0), None, ["rate=0 holds nothing"]),
+        (ProxNegativePrompt(below=0, pull="none"), None, []),
+        (ProxNegativePrompt(below=0, quantile=1), None, ["quantile=1", "below=0 holds nothing"]),
+        (Direct(1.0) + NoiseMap(text_scale=1.0), "a dog", []),
+        (Direct(1.0) + CFG(1.0), "a dog", ["negative='a dog' does nothing"]),
+    ],
+    ids=lambda value: "",
+)
+def test_settings_that_would_act_in_no_step_are_said(guidance, negative, said):
+    found = guidance.remarks(Request("picture", "a cat", ["a fox"], negative=negative))
+    assert [words in remark for words, remark in zip(said, found, strict=True)] == [True] * len(said)

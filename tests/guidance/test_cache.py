@@ -625,8 +625,3 @@ def test_a_guidance_without_a_key_leaves_the_record_that_there_is(small, recorde
     function = NoiseMap(noise_map_scale=lambda step: 10.0, gradient_scale=5)
     result = edit(small, recorded_row, targets=[BLUE], guidance=function, **QUIET)
     assert gently(small, result.trajectory).replayed
-
-
-def test_a_blend_that_never_starts_has_no_region(small, recorded_row):
-    editor = PromptToPrompt(local_blend=LocalBlend(("cat", "cat"), start=1.0))
-    assert gently(small, recorded_row, editor=editor).region is None

@@ -237,6 +237,13 @@ def test_settings_that_can_not_be_used_are_refused(options, message, unchecked):
         ProxNegativePrompt(**options)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("count", [5, 50, 100])
+def test_fewer_steps_take_back_as_much_in_all(rate, count):
+    config = ProxNegativePrompt(rate=rate)
+    assert (1 - config.rate_of(count)) ** count == pytest.approx((1 - rate) ** 50, abs=1e-12)
+
+
 def test_pix2pix_zeros_own_negative_prompt_does_not_disturb(tiny, trajectory):
     result = edit(
         tiny(), trajectory, targets=[TARGETS[0]], guidance=NegativePrompt(), editor=Pix2PixZero(), progress=False

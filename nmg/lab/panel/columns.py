@@ -54,7 +54,7 @@ class Columns:
         self._fit_ranges()
         self.preset = classed(dropdown("preset", (OWN, *presets)), "preset")
         self.preset.observe(self._chosen, "value")
-        self.when, self.unknown = note(margin="0 0 4px 134px"), note(margin="0 0 4px 134px")
+        self.when, self.remarks = note(margin="0 0 4px 134px"), note(margin="0 0 4px 134px")
         self.scales, self.starts = note(margin=UNDER), note(margin=UNDER)
         self.widget = w.HBox(
             [
@@ -71,7 +71,7 @@ class Columns:
 
     def _column(self, title: str, rows: list, editing: bool) -> Any:
         """A heading, some rows, and the controls of the editor or of all else, with the notes below them."""
-        below = {"target": self.unknown, "noise_map_scale": self.scales, "start_step": self.starts}
+        below = {"target": self.remarks, "noise_map_scale": self.scales, "start_step": self.starts}
         for row, widget in self.widgets.items():
             if editing == (row.name == "editor" or issubclass(row.of[0], (Editor, LocalBlend))):
                 rows += [widget, *([below[row.name]] if row.name in below else [])]
@@ -140,8 +140,8 @@ class Columns:
             self.scales.value = _said_scales(values)
             self.starts.value = self._said_start(values)
             self.starts.layout.display = "" if "start_step" in values else "none"
-            unknown = self.controller.engine.backbone.settings.unknown_words(self._prompts())
-            self.unknown.value, self.unknown.layout.display = html.escape(unknown or ""), "" if unknown else "none"
+            remarks = "; ".join(self.controller.request.remarks(self.controller.engine.backbone))
+            self.remarks.value, self.remarks.layout.display = html.escape(remarks), "" if remarks else "none"
             self._show_preset()
 
     def _displayed(self, row: Control, value: Any) -> Any:

@@ -218,14 +218,14 @@ def test_the_words_that_change_tell_the_preset():
     with contextlib.closing(panel):
         assert part(panel, "preset").value == "own settings"
         target = panel.settings.source.replace("sitting", "jumping")
-        assert panel.columns.unknown.value == ""
+        assert panel.columns.remarks.value == ""
         panel.set(target=target, editor=SCENES["pose modification"])
         assert part(panel, "preset").value == "pose modification"
         # One that was chosen, and fits, stays.
         part(panel, "preset").value = "viewpoint alteration"
         assert part(panel, "preset").value == "viewpoint alteration"
         panel.set(target="an elephant")
-        assert "does not know &#x27;elephant&#x27;" in panel.columns.unknown.value
+        assert "does not know &#x27;elephant&#x27;" in panel.columns.remarks.value
 
 
 def test_the_strip_leads_back(panel):
