@@ -19,7 +19,7 @@ from scripts.evaluate import Blended, Evaluation
 from tests.lab.bench.made import record
 
 TASK = "colour change"
-PRESETS = {TASK: PromptToPrompt(self_replace=0.2)}
+PRESETS = {TASK: PromptToPrompt(self_replace=0.5)}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_edits_are_made_once(evaluation, monkeypatch):
     assert (
         set(rows) == {"identity", "ceiling", "DDIM", "NMG"} and 0 < rows["NMG"]["psnr"] < rows["ceiling"]["psnr"] + 60
     )
-    assert {r.steps for r in found} == {2} and found[-1].settings["editor"]["self_replace"] == 0.2
+    assert {r.steps for r in found} == {2} and found[-1].settings["editor"]["self_replace"] == 0.5
     monkeypatch.setattr(nmg, "invert", lambda *_, **__: pytest.fail("it was measured again"))
     assert evaluation.edits("edits", suite) == found
 
