@@ -18,6 +18,10 @@ from nmg.threads import alone_with
 from nmg.types import TokenMap
 
 Span = tuple[int, int]
+WORD = r"<[^<>\s]+>|\w+(?:[-’']\w+)*"
+"""A word, or the name of a textual inversion in its brackets."""
+PARTS = re.compile(r"(\S+?)((?: \1_\d+)+)")
+"""A word of several vectors as diffusers writes it out: "<thing> <thing>_1 <thing>_2"."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,44 @@ class Tokens:
         return [(match.group(), self.inside(match.span())) for match in re.finditer(r"\S+", self.prompt)]
 
 
-def tokenize(prompt: str, tokenizer: Any) -> Tokens:
-    """Tokens of a prompt with their characters, by any CLIP tokenizer of transformers."""
+def tokenize(prompt: str, tokenizer: Any, written: str | None = None) -> Tokens:
+    """Tokens of a prompt with their characters, by any CLIP tokenizer of transformers.
+
+    Args:
+        written: the prompt as the text encoder reads it, where it is another: a textual inversion of several vectors is
+            written out, and all its tokens stand for the word as it was typed.
+    """
+    text = prompt if written is None else written
     if getattr(tokenizer, "is_fast", False):
         with alone_with(tokenizer):
-            encoded = tokenizer(prompt, return_offsets_mapping=True)
-        spans = _tightened(prompt, encoded["offset_mapping"])
+            encoded = tokenizer(text, return_offsets_mapping=True)
+        spans = _tightened(text, encoded["offset_mapping"])
     else:
-        encoded = tokenizer(prompt)
-        spans = _without_offsets(prompt, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
+        encoded = tokenizer(text)
+        spans = _without_offsets(text, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
+    if text != prompt:
+        prompt, spans = _as_typed(prompt, text, spans)
     return Tokens(prompt, tuple(encoded["input_ids"]), tuple(spans), tokenizer.model_max_length)
+
+
+def _as_typed(prompt: str, written: str, spans: Sequence[Span]) -> tuple[str, list[Span]]:
+    """The prompt as it was typed, and the tokens' spans in it; both as they were written where they don't match."""
+    typed, owners = "", []
+
+    def add(text: str) -> None:
+        nonlocal typed
+        owners.extend((len(typed) + i, len(typed) + i + 1) for i in range(len(text)))
+        typed += text
+
+    end = 0
+    for match in PARTS.finditer(written):
+        add(written[end : match.end(1)])
+        owners += [(len(typed) - len(match[1]), len(typed))] * len(match[2])
+        end = match.end()
+    add(written[end:])
+    if typed != prompt:
+        return written, list(spans)
+    return prompt, [(owners[a][0], owners[b - 1][1]) if a < b else (0, 0) for a, b in spans]
 
 
 def _tightened(prompt: str, offsets: Sequence[Span]) -> list[Span]:
@@ -98,7 +130,7 @@ def find(words: str, tokens: Tokens) -> list[int]:
     """
     positions = sorted({i for span in occurrences(words, tokens.prompt) for i in tokens.inside(span)})
     if not positions:
-        held = ", ".join(re.findall(r"\w+(?:[-’']\w+)*", tokens.prompt)) or "(none)"
+        held = ", ".join(re.findall(WORD, tokens.prompt)) or "(none)"
         raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are {held}")
     return positions
 

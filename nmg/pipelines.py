@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.backbones.settings import BUNDLED, BUNDLED_FOLDER
 from nmg.editors import Editor
-from nmg.guidance import default_guidance
+from nmg.guidance import Guidance, default_guidance
 from nmg.inversion import Trajectory, invert
 from nmg.levels import Step
 from nmg.request import Request
+from nmg.run import Run, delegating
 from nmg.sampling import begin, sample
 
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
@@ -96,11 +98,42 @@ with quiet():
     from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
 
+CALLBACK_INPUTS = ("latents", "prompt_embeds")
+"""What callbacks can be given."""
+ELSEWHERE = {
+    "num_inference_steps": "the trajectory has its steps; give it to `invert`",
+    "height": "the trajectory has its size; give size=(width, height) to `invert`",
+    "width": "the trajectory has its size; give size=(width, height) to `invert`",
+    "clip_skip": "prompts are read from the text encoder's last layer; load an encoder with fewer layers instead",
+    "cross_attention_kwargs": "the attention is the edit's; set a LoRA's weight by pipe.set_adapters(names, weights)",
+    "num_images_per_prompt": "an edit has one result; give several prompts instead",
+    "ip_adapter_image": "an edit follows the text alone",
+}
+"""Arguments of diffusers' pipelines that an edit has no use for, and what to do instead."""
+
+
 class _Interrupted(Exception):
     """A callback ended a run."""
 
     def __init__(self, latents: torch.Tensor):
         self.latents = latents
+
+
+@delegating(Guidance, "now")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Following(Guidance):
+    """Another guidance, at the text scale that a callback has set the pipeline to: 1 or less follows the text alone."""
+
+    guidance: Guidance
+    pipe: Any
+
+    @property
+    def now(self) -> Guidance:
+        scale = self.pipe.guidance_scale
+        return self.guidance if scale == self.text_scale else self.guidance.rescaled(max(1.0, scale))
+
+    def prepare(self, run: Run) -> Guidance:
+        return dataclasses.replace(self, guidance=self.guidance.prepare(run))
 
 
 class NoiseMapGuidancePipeline(StableDiffusionPipeline):
@@ -125,6 +158,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Any = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **others: Any,
     ) -> Any:
         """Edit an inverted picture.
 
@@ -136,16 +170,23 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
             editor: what the targets take from the source; `PromptToPrompt()` if not given.
             generator: accepted for compatibility; nothing here is random.
             output_type: "pil", "np", "pt" or "latent"; row 0 is the reconstruction, then one row per target.
-            callback_on_step_end: called as `callback(pipe, index, timestep, {"latents": …})` after each step; latents
-                that it returns replace the run's, and setting `pipe._interrupt = True` ends it.
+            callback_on_step_end: called as `callback(pipe, index, timestep, {"latents": …})` after each step, or one of
+                diffusers' own; latents that it returns replace the run's. Setting `pipe._interrupt = True` ends the
+                run, and `pipe._guidance_scale` sets the text scale of the steps that follow.
+            callback_on_step_end_tensor_inputs: of "latents" and "prompt_embeds", which can be read and cut off.
+            others: arguments of diffusers' pipelines that an edit has no use for, if they are None.
 
         Raises:
-            ValueError, TypeError: as `nmg.edit` does.
+            ValueError, TypeError: as `nmg.edit` does; for an argument that has no use here, with what to do instead.
         """
+        if unused := {name: value for name, value in others.items() if value is not None}:
+            name = next(iter(unused))
+            raise TypeError(f"{name} can't be given to an edit: {ELSEWHERE.get(name, 'there is no such argument')}")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type={output_type!r} is unknown; pil, np, pt and latent work")
-        if set(callback_on_step_end_tensor_inputs) - {"latents"}:
-            raise ValueError(f"callbacks can have latents, not {', '.join(callback_on_step_end_tensor_inputs)}")
+        inputs = tuple(getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs))
+        if unknown := [name for name in inputs if name not in CALLBACK_INPUTS]:
+            raise ValueError(f"callbacks can have {' and '.join(CALLBACK_INPUTS)}, not {', '.join(unknown)}")
         guidance = guidance or default_guidance(
             self, noise_map_scale=noise_map_scale, gradient_scale=gradient_scale, text_scale=guidance_scale
         )
@@ -154,7 +195,7 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         if callback_on_step_end is not None:
             trajectory = dataclasses.replace(trajectory, cache=None)
         request = Request(trajectory, targets=targets, negative=negative_prompt, guidance=guidance, editor=editor)
-        latents = self._sampled(request.resolved(self.backbone), callback_on_step_end)
+        latents = self._sampled(request.resolved(self.backbone), callback_on_step_end, inputs)
         out: Any = latents if output_type == "latent" else self.backbone.decode(latents)
         if output_type == "pil":
             out = images.to_pil(out)
@@ -163,22 +204,43 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(out, None) if return_dict else (out, None)
 
-    def _sampled(self, request: Request, callback: Any) -> torch.Tensor:
+    def _sampled(self, request: Request, callback: Any, inputs: Sequence[str]) -> torch.Tensor:
         """The latents of a resolved request after its last step, or after the one that interrupted it."""
-        self._interrupt = False
+        backbone = self.backbone
+        opened, _, trajectory = begin(backbone, request, self._shows_progress)
+        self._guidance_scale, self._num_timesteps = opened.guidance.text_scale, len(trajectory.steps)
+        self._clip_skip, self._cross_attention_kwargs, self._interrupt = None, None, False
+        if callback is None:
+            return sample(backbone, opened, trajectory, progress=self._shows_progress).latents
+
+        prompts = [*[opened.negative or ""] * len(opened.prompts), *opened.prompts]
+        held = {"prompt_embeds": backbone.text(prompts)} if "prompt_embeds" in inputs else {}
 
         def each(step: Step, latents: torch.Tensor) -> None:
-            if callback is not None:
-                returned = callback(self, step.index, step.timestep, {"latents": latents}) or {}
-                latents.copy_(returned.get("latents", latents))
+            given = {name: value for name, value in {**held, "latents": latents}.items() if name in inputs}
+            returned = callback(self, step.index, step.timestep, given) or {}
+            latents.copy_(returned.get("latents", latents))
+            self._check_text(held, returned)
             if self._interrupt:
                 raise _Interrupted(latents)
 
-        opened, _, trajectory = begin(self.backbone, request, self._shows_progress)
+        following = _Following(guidance=opened.guidance, pipe=self, text_scale=opened.guidance.text_scale)
+        opened = dataclasses.replace(opened, guidance=following)
         try:
-            return sample(self.backbone, opened, trajectory, each, progress=self._shows_progress).latents
+            return sample(backbone, opened, trajectory, each, progress=self._shows_progress).latents
         except _Interrupted as interrupted:
             return interrupted.latents
+
+    def _check_text(self, held: dict[str, torch.Tensor], returned: dict[str, torch.Tensor]) -> None:
+        """Raise for another text than the run's, unless classifier-free guidance is cut off and its last rows stay."""
+        for name in held.keys() & returned.keys():
+            text = returned[name]
+            kept = len(held[name]) if self.do_classifier_free_guidance else len(text)
+            if len(text) != kept or not torch.equal(text, held[name][-len(text) :]):
+                raise ValueError(
+                    f"the callback returned another {name}, and the text of an edit stays the same in all its steps; "
+                    "return it as it was given, or edit once for each text"
+                )
 
     def save_pretrained(self, *args: Any, **options: Any) -> None:
         """Write a folder that loads as an ordinary `StableDiffusionPipeline` too."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nmg import CFG, Backbone, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt, edit
 from nmg.alignment import find, refinement, replacement, replacement_by_authors, tokenize
 
 RECORDED = json.loads((Path(__file__).parent / "reference" / "text_align" / "case.json").read_text())["params"]["pairs"]
@@ -180,3 +181,69 @@ def test_added_words_keep_their_own_attention_and_the_others_take_the_sources(re
 def test_replacement_of_unequally_many_words_is_refused(read, align):
     with pytest.raises(ValueError, match='equally many words, got 2 .* and 3 .*; use mode="refine"'):
         align(read("a cat"), read("a small cat"))
+
+
+# ---------------------------------------------------------------- textual inversions of several vectors
+
+
+@pytest.fixture(scope="module", params=["<thing>", "mything"], ids=["brackets", "none"])
+def taught(build, request):
+    """A pipeline that was taught a word of three vectors, and the word."""
+    pipe = build()
+    pipe.load_textual_inversion({request.param: torch.randn(3, 128, generator=torch.Generator().manual_seed(0))})
+    return Backbone(pipe), request.param
+
+
+@pytest.mark.parametrize("prompt", ["a {} in the forest", "{}", "({}, red) beside a {}", "a red cat"])
+def test_a_word_of_several_vectors_is_one_word(taught, prompt):
+    backbone, word = taught
+    tokens, plain = backbone.tokens(prompt.format(word, word)), backbone.tokens(prompt.format("cat", "cat"))
+    count = prompt.count("{}")
+    assert tokens.prompt == prompt.format(word, word) and len(tokens.ids) == len(plain.ids) + 2 * count
+    assert [w for w, _ in tokens.words] == prompt.format(word, word).split()
+    if count:
+        named = [find(name, tokens) for name in (word, word.strip("<>"), word.upper())]
+        assert named == [named[0]] * 3 and len(named[0]) == 3 * count
+    found = replacement(plain, tokens).weights
+    torch.testing.assert_close(found.sum(1), torch.ones(plain.length))
+
+
+@pytest.mark.parametrize(
+    "editor",
+    [
+        lambda word: PromptToPrompt(weights={word: 2.0}, cross_replace=1),
+        lambda word: PromptToPrompt(cross_replace={word: 0.5, "default_": 1}),
+        lambda word: PromptToPrompt(local_blend=LocalBlend(("cat", word))),
+        lambda word: MasaCtrl(start_step=1, start_layer=1, words=("cat", word)),
+        lambda word: Pix2PixZero(("cat", word)),
+    ],
+    ids=["weights", "windows", "blend", "MasaCtrl", "direction"],
+)
+def test_every_editor_takes_a_word_of_several_vectors(taught, picture, editor):
+    backbone, word = taught
+    targets = [] if isinstance(editor(word), Pix2PixZero) else [f"a red {word} in the forest"]
+    source = "a red cat in the forest"
+    found = edit(
+        backbone,
+        picture,
+        source,
+        targets,
+        editor=editor(word),
+        guidance=CFG(3),
+        steps=2,
+        attention=True,
+        progress=False,
+    )
+    assert found.latents.isfinite().all()
+    assert found.request.targets == (f"a red {word} in the forest",)
+
+
+def test_the_words_that_a_prompt_holds_are_named_with_their_brackets(taught):
+    backbone, word = taught
+    with pytest.raises(ValueError, match=f"its words are a, {word}, front-view"):
+        find("dog", backbone.tokens(f"a {word}, front-view"))
+
+
+def test_a_prompt_that_only_looks_written_out_stays_as_it_is(backbone):
+    tokens = tokenize("a cat cat_1", backbone.tokenizer, "a cat cat_1")
+    assert [word for word, _ in tokens.words] == ["a", "cat", "cat_1"]

@@ -11,6 +11,7 @@ import pytest
 import nmg
 from nmg.lab import cli
 from nmg.lab.arguments import parser
+from nmg.lab.top import SHELLS
 from scripts import speed_table, summary
 from tests.notebooks import ROOT
 
@@ -95,6 +96,8 @@ def test_commands_name_what_there_is(page, capsys):
             case ["nmg", *_, "--help"]:
                 with pytest.raises(SystemExit, match="0"):
                     parser().parse_args(words[1:])
+            case ["nmg", "--print-completion", shell, ">", _]:
+                assert shell in SHELLS
             case ["nmg", *arguments] | ["torchrun", "--nproc_per_node", _, "-m", "nmg", *arguments]:
                 parser().parse_args(arguments)
             case ["make", target]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.callbacks import SDCFGCutoffCallback
 
 import nmg
 from nmg.menagerie import Scene
@@ -76,6 +77,84 @@ def test_a_callback_can_interrupt(pipe, trajectory):
 
     pipe("a blue cat", trajectory, callback_on_step_end=stop, output_type="latent")
     assert seen == [0, 1]
+
+
+def test_diffusers_own_interface_holds_in_a_callback(pipe, trajectory):
+    seen = []
+
+    def watch(pipe, index, timestep, given):
+        seen.append((pipe.num_timesteps, pipe.guidance_scale, pipe.do_classifier_free_guidance, pipe.interrupt))
+        assert pipe.clip_skip is None and pipe.cross_attention_kwargs is None and set(given) == {"latents"}
+
+    pipe("a blue cat", trajectory, guidance_scale=4.0, callback_on_step_end=watch, output_type="latent")
+    assert seen == [(3, 4.0, True, False)] * 3
+
+
+@pytest.mark.parametrize("guidance", [nmg.CFG(4.0), nmg.NoiseMap(text_scale=4.0), nmg.Direct(4.0) + nmg.CFG(4.0)])
+def test_the_cut_off_of_the_text_scale_takes_effect(pipe, trajectory, guidance):
+    """diffusers' own callback, after the first step: from then on the text alone is followed."""
+    cut = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
+    options = {"guidance": guidance, "output_type": "latent"}
+    out = pipe("a blue cat", trajectory, callback_on_step_end=cut, **options).images
+    assert pipe.guidance_scale == 0
+
+    run = nmg.prepare(pipe, trajectory, ["a blue cat"])
+    x = run.start
+    for step in run.steps:
+        now = (guidance if step.index == 0 else guidance.rescaled(1.0)).prepare(run)
+        x = now.steer(run, step, x)
+        editor = nmg.PromptToPrompt().prepare(run)
+        eps = run.eps(torch.cat([x, x]), step, torch.cat([run.null, run.text]), editor.attend(run, step))
+        x = now.correct(run, step, run.down(x, now.combine(run, step, eps), step), eps)
+    torch.testing.assert_close(out, x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_scale_that_a_callback_sets_holds_from_the_next_step_on(pipe, trajectory):
+    def turn(pipe, index, timestep, given):
+        pipe._guidance_scale = 9.0
+
+    options = {"guidance": nmg.CFG(2.0), "output_type": "latent"}
+    turned = pipe("a blue cat", trajectory, callback_on_step_end=turn, **options).images
+    low, high = (
+        pipe("a blue cat", trajectory, **options | {"guidance": nmg.CFG(scale)}).images for scale in (2.0, 9.0)
+    )
+    assert min((turned - other).abs().max() for other in (low, high)) > 1e-3
+
+
+@pytest.mark.parametrize("change", [lambda text: text * 2, lambda text: text[-1:]], ids=["other", "cut"])
+def test_another_text_from_a_callback_is_refused(pipe, trajectory, change):
+    def other(pipe, index, timestep, given):
+        return {"prompt_embeds": change(given["prompt_embeds"])}
+
+    with pytest.raises(ValueError, match="returned another prompt_embeds, and the text of an edit stays the same"):
+        pipe(
+            "a blue cat",
+            trajectory,
+            callback_on_step_end=other,
+            callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"clip_skip": 1}, TypeError, "clip_skip can't be given to an edit: .* encoder with fewer layers"),
+        ({"cross_attention_kwargs": {"scale": 0.5}}, TypeError, "set a LoRA's weight by pipe.set_adapters"),
+        ({"num_inference_steps": 20}, TypeError, "give it to `invert`"),
+        ({"height": 512}, TypeError, r"give size=\(width, height\) to `invert`"),
+        ({"eyes": 2}, TypeError, "eyes can't be given to an edit: there is no such argument"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, ValueError, "callbacks can have latents and prompt_embeds"),
+    ],
+    ids=str,
+)
+def test_what_an_edit_has_no_use_for_is_refused(pipe, trajectory, given, error, said):
+    with pytest.raises(error, match=said):
+        pipe("a blue cat", trajectory, **given)
+
+
+def test_what_is_none_is_not_given(pipe, trajectory):
+    options = {"clip_skip": None, "cross_attention_kwargs": None, "output_type": "latent"}
+    assert pipe("a blue cat", trajectory, **options).images.isfinite().all()
 
 
 def test_saved_and_loaded_again_it_edits_the_same(pipe, trajectory, tmp_path):

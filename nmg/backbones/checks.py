@@ -52,7 +52,7 @@ def check(pipe: Any) -> None:
         TypeError: with the part's name and what works instead.
     """
     name = type(pipe).__name__
-    held = {part: getattr(pipe, part, None) for part in getattr(pipe, "config", {})}
+    held = {part: vars(pipe).get(part) for part in getattr(pipe, "config", {})}
     others = [part for part, network in held.items() if part not in PARTS and isinstance(network, nn.Module)]
     if others:
         raise TypeError(

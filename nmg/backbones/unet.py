@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +20,7 @@ from PIL import Image as PIL
 from torch import Tensor
 
 from nmg import images
+from nmg.alignment import Tokens, tokenize
 from nmg.attention import Attend, attending, sites, spatial_size
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
@@ -203,8 +205,13 @@ class Backbone:
 
     def remarks(self, prompts: Sequence[str]) -> list[str]:
         """What to say before prompts are used: what of the pipeline is not followed, and words that it never read."""
-        said = (checks.unfollowed(self.scheduler), self.settings.unknown_words(prompts))
+        taught = re.compile("|".join(map(re.escape, self.tokenizer.get_added_vocab())) or "$^")
+        said = checks.unfollowed(self.scheduler), self.settings.unknown_words(taught.sub(" ", p) for p in prompts)
         return [remark for remark in said if remark]
+
+    def tokens(self, prompt: str) -> Tokens:
+        """The prompt's tokens, and the characters that each stands for."""
+        return tokenize(prompt, self.tokenizer, self.readable(prompt))
 
     def readable(self, prompt: str) -> str:
         """The prompt as the tokenizer sees it: with multi-vector textual inversions written out."""

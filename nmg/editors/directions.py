@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from nmg.alignment import occurrences, tokenize
+from nmg.alignment import occurrences
 from nmg.backbones import Backbone
 from nmg.serialize import load, save
 
@@ -134,7 +134,7 @@ def _sentences(source: Side, target: Side, prompt: str, backbone: Backbone) -> t
     words = [" ".join(str(side).split()) for side in (source, target)]
     if not all(words):
         raise ValueError('the phrase is empty; give a word or a phrase, such as "cat" or "a sleeping cat"')
-    masked = exchanged(backbone.readable(prompt), words[0], WORD)
+    masked = exchanged(prompt, words[0], WORD)
     layouts = variations(masked, backbone) if WORD in masked else (WORD,)
     return tuple(tuple(layout.replace(WORD, word) for layout in layouts) for word in words)
 
@@ -195,8 +195,8 @@ def exchanged(prompt: str, source: str, target: str) -> str:
 def variations(prompt: str, backbone: Backbone) -> tuple[str, ...]:
     """The prompt first, then up to `MOST` - 1 in which two words of equally many tokens stand in each other's place, so
     that all other words stay where they are."""
-    places = [match.span() for match in re.finditer(r"\w+", prompt)]
-    lengths = {(a, b): len(tokenize(prompt[a:b], backbone.tokenizer).ids) for a, b in places}
+    places = [match.span() for match in re.finditer(r"<[^<>\s]+>|\w+", prompt)]
+    lengths = {(a, b): len(backbone.tokens(prompt[a:b]).ids) for a, b in places}
     pairs = [(one, other) for one, other in itertools.combinations(places, 2) if lengths[one] == lengths[other]]
     found = dict.fromkeys(
         [prompt, *(prompt[:a] + prompt[c:d] + prompt[b:c] + prompt[a:b] + prompt[d:] for (a, b), (c, d) in pairs)]

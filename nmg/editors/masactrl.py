@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import masks, rows
-from nmg.alignment import find, tokenize
+from nmg.alignment import find
 from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
@@ -156,8 +156,7 @@ class MasaCtrl(Editor):
             raise ValueError(
                 f"MasaCtrl's words go by prompt: give {len(prompts)} of them, the source's first, got {self.words!r}"
             )
-        tokens = (tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts)
-        return [find(word, prompt) for word, prompt in zip(self.words, tokens, strict=True)]
+        return [find(word, backbone.tokens(prompt)) for word, prompt in zip(self.words, prompts, strict=True)]
 
 
 def _whole(value: object) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import rows
-from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors, tokenize
+from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors
 from nmg.attention import Attend, Site, attention, probabilities
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
@@ -160,7 +160,7 @@ class PromptToPrompt(Editor):
     @staticmethod
     def tokens(backbone: Backbone, prompts: Sequence[str]) -> list[Tokens]:
         """The prompts as the text encoder reads them."""
-        return [tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts]
+        return [backbone.tokens(prompt) for prompt in prompts]
 
     def prepare(self, run: Run) -> Editor:
         """Align the prompts, look the words up, and start an empty memory."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg.alignment import Tokens, find, tokenize
+from nmg.alignment import Tokens, find
 from nmg.attention import Attend, Site, probabilities
 from nmg.editors.base import Editor
 from nmg.levels import Step
@@ -61,7 +61,7 @@ class AttentionRecorder(Editor):
         # Along an edit direction every row reads the source prompt, moved.
         own = self.editor.text(run, run.steps[0]) is run.text
         prompts = run.prompts if own else run.prompts[:1] * len(run.prompts)
-        tokens = tuple(tokenize(backbone.readable(prompt), backbone.tokenizer) for prompt in prompts)
+        tokens = tuple(backbone.tokens(prompt) for prompt in prompts)
         return AttentionMaps(torch.stack(self.recorded), tokens)
 
     def copies(self, run: Run, step: Step) -> rows.Copies:

@@ -51,6 +51,10 @@ class Guidance:
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a request that the guidance can't serve, before anything is computed."""
 
+    def rescaled(self, text_scale: float) -> Guidance:
+        """The same guidance, or a run's own with the same memory, at another text scale."""
+        return dataclasses.replace(self, text_scale=text_scale)
+
     def remarks(self, request: Asked) -> list[str]:
         """What is not wrong, but to be said before a request is computed: settings that would act in no step."""
         if self.text_scale != 1 or request.own_negative is None:
@@ -145,8 +149,12 @@ class Stack(Guidance):
             part.check(backbone, request)
 
     def remarks(self, request: Asked) -> list[str]:
+        # A part with remarks of its own may have a use for what the others have none for.
         own = [part for part in self.parts if _overrides(part, "remarks")]
         return [remark for part in own for remark in part.remarks(request)] if own else super().remarks(request)
+
+    def rescaled(self, text_scale: float) -> Guidance:
+        return Stack(tuple(part.rescaled(text_scale) for part in self.parts))
 
     def prepare(self, run: Run) -> Guidance:
         return Stack(tuple(part.prepare(run) for part in self.parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ HEADINGS: dict[type, str] = {
     Pix2PixZero: "--editor pix2pix-zero: move the text along a direction",
 }
 """What the help says above the options of a class."""
+FIRST = (
+    *("--source", "--target", "--change", "--editor", "--guidance", "--noise-map-scale", "--text-scale", "--steps"),
+    *("--model", "--out"),
+)
+"""What most edits need: the help of `nmg edit` says it first."""
 
 EDIT = """\
 IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow.
@@ -61,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def _edit_command(commands: Any) -> None:
     edit = commands.add_parser(
         "edit",
+        usage="nmg edit IMAGE --source PROMPT --target PROMPT [options]",
         help=HELP["edit"],
         description="Edit a picture.",
         epilog=EDIT,
@@ -84,6 +90,7 @@ def _edit_command(commands: Any) -> None:
     _out(edit, "edit.png", "PNG to write (default: %(default)s); several targets get numbers")
     edit.add_argument("--all", action="store_true", help="also write the source and its reconstruction")
     add_options(edit, lambda row: not _of_picture(row))
+    _show_first(edit, "what most edits need", FIRST)
 
 
 def _invert_command(commands: Any) -> None:
@@ -146,6 +153,17 @@ def add_options(
     groups = {title: parser.add_argument_group(title) for title in titles}
     for row in rows:
         add_option(parser if _ungrouped(row) else groups[named[row.of[0]]], row)
+
+
+def _show_first(p: argparse.ArgumentParser, title: str, flags: Sequence[str]) -> None:
+    """Move options to a group of their own, before all others."""
+    group = p.add_argument_group(title)
+    p._action_groups.insert(1, p._action_groups.pop())
+    for flag in flags:
+        action = p._option_string_actions[flag]
+        home = next(home for home in p._action_groups if action in home._group_actions)
+        home._group_actions.remove(action)
+        group._group_actions.append(action)
 
 
 def _ungrouped(row: Control) -> bool:

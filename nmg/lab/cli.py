@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from nmg.lab.top import HELP, top
+from nmg.lab.top import COMPLETION, HELP, SHELLS, top
 
 PROMPTED = ("--so", "--ca", "--tr", "scene:", "-h", "--h")
 """How the arguments begin that say what a picture shows, or ask for help; options may be shortened."""
@@ -41,6 +41,12 @@ def _early(command: str, *given: str) -> None:
 def _run(argv: Sequence[str]) -> None:
     _early(*argv)
     from nmg.lab.arguments import parser
+
+    if argv[0] == COMPLETION and len(argv) == 2 and argv[1] in SHELLS:
+        from nmg.lab.completion import completion
+
+        print(completion(parser(), argv[1]))
+        return
     from nmg.lab.commands import COMMANDS
 
     arguments = parser().parse_args(argv)
@@ -59,7 +65,7 @@ def _say(kind: str, text: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an input that can't be used ends with one clear line and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] not in HELP:
+    if not argv or argv[0] not in (*HELP, COMPLETION):
         _answered(argv)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: _say("note: ", message)

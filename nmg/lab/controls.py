@@ -157,7 +157,8 @@ CONTROLS: tuple[Control, ...] = (
     Control((ProxNegativePrompt,), "dilation", Number("R", type=int), "of the edited places"),
     Control((ProxNegativePrompt,), "below", Number("T", type=int), "timestep below which they are held"),
     # Editors: what the target takes from the source.
-    Control((Request,), "editor", Choice(options=EDITORS), "", "editor", default=next(iter(EDITORS))),
+    Control((Request,), "editor", Choice(options=EDITORS), "what the target takes from the source", "editor",
+            default=next(iter(EDITORS))),
     Control((PromptToPrompt,), "mode", Choice(options=MODES),
             default="replace for prompts of equally many words, else refine"),
     Control((PromptToPrompt,), "cross_replace", Number(),

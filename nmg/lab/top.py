@@ -17,6 +17,7 @@ HELP = {
     "demo": "edit scenes with the bundled model and draw a sheet",
 }
 """The commands, and what the help says of each."""
+COMPLETION, SHELLS = "--print-completion", ("bash", "zsh", "tcsh")
 DESCRIPTION = """\
 Edit real pictures with Noise Map Guidance (Cho et al., ICLR 2024), by Prompt-to-Prompt, MasaCtrl or pix2pix-zero.
 
@@ -38,4 +39,5 @@ def top() -> tuple[argparse.ArgumentParser, Any]:
     """The parser without its commands, and what they are added to; the command's name comes out as `command`."""
     p = argparse.ArgumentParser("nmg", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--version", action="version", version=f"nmg {__version__}")
+    p.add_argument(COMPLETION, choices=SHELLS, help="print what the shell needs to complete nmg (needs shtab)")
     return p, p.add_subparsers(dest="command", required=True, metavar="COMMAND")

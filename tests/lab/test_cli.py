@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from PIL import Image
 
 import nmg
 from nmg import pipelines
+from nmg.lab import arguments
 from nmg.lab.cli import main, printable
 from nmg.lab.commands import COMMANDS
 from nmg.lab.profile import MENAGERIE
+from nmg.lab.top import HELP, SHELLS
 from nmg.menagerie import Scene, caption
 from nmg.menagerie.scene import SIZE
 from nmg.request import Request
@@ -438,3 +441,30 @@ def test_no_message_steers_the_terminal(here, capsys):
     assert main(["edit", "a\x1b]0;owned\x07\nb.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert printable("a\x1b[2J\ud800\n") == r"a\x1b[2J\ud800"
+
+
+# ---------------------------------------------------------------- help and completion
+
+
+def test_the_help_of_an_edit_begins_with_what_most_edits_need(capsys):
+    with pytest.raises(SystemExit):
+        main(["edit", "--help"])
+    _, most, _ = re.split(r"^(?:what most edits need|options):$", capsys.readouterr().out, flags=re.MULTILINE)[:3]
+    assert tuple(re.findall(r"^  (--[\w-]+)", most, re.MULTILINE)) == arguments.FIRST
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shells_complete_commands_options_choices_and_files(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*HELP, "noise-map-scale", "masactrl", "negative-prompt"))
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+        assert "edit_pos_0_COMPGEN=_shtab_compgen_files" in script
+
+
+def test_completion_without_shtab_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--print-completion", "bash"]) == 2
+    assert "pip install 'nmg[completion]'" in capsys.readouterr().err

@@ -274,7 +274,11 @@ def _guessing(trajectory: Trajectory) -> Callable[[Step, Latents], Latents]:
 
 
 def _word_maps(maps: AttentionMaps) -> tuple[WordMap, ...]:
-    """The map of each token of the source prompt, mean over the steps; marks without letters are left out."""
+    """The map of each token of the source prompt, mean over the steps; a word of several vectors has one, and marks
+    without letters are left out."""
     mean, tokens = maps.steps[:, 0].mean(0), maps.tokens[0]
-    pieces = [(tokens.prompt[start:end], i) for i, (start, end) in enumerate(tokens.spans)]
-    return tuple((piece, mean[..., i].clone()) for piece, i in pieces if any(map(str.isalnum, piece)))
+    places: dict[tuple[int, int], list[int]] = {}
+    for i, span in enumerate(tokens.spans):
+        places.setdefault(span, []).append(i)
+    pieces = [(tokens.prompt[start:end], own) for (start, end), own in places.items()]
+    return tuple((piece, mean[..., own].sum(-1)) for piece, own in pieces if any(map(str.isalnum, piece)))
