@@ -59,7 +59,7 @@ class Training:
         """The averaged network of a stage, trained to its budget if it is among those asked for."""
         given = self.given
         rank = dist.get_rank() if dist.is_initialized() else 0
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         batch = getattr(given, f"{name}_batch")
         wanted = name in given.stages
         stage = Stage(
@@ -175,7 +175,7 @@ def train(arguments: argparse.Namespace) -> None:
     if not set(stages) - {"classifier", "vae"}:
         return
     decoder = training.decoder(vae) if {"decoder", "export"} & set(stages) else None
-    denoiser = training.unet(vae) if {"unet", "export"} & set(stages) else None
+    denoiser: Any = training.unet(vae) if {"unet", "export"} & set(stages) else None
     if "export" not in stages:
         return
     out = Path(arguments.out)

@@ -35,7 +35,8 @@ def word_maps(backbone: Backbone, scene: Scene, generator: torch.Generator, step
     Mean over heads, layers and the steps with t ≤ 600, each from the picture with noise added.
     """
     latents, prompt = backbone.encode(pixels([scene])), caption(scene)
-    size, text, found = backbone.word_map_size(tuple(latents.shape[-2:])), backbone.text([prompt]), []
+    height, width = latents.shape[-2:]
+    size, text, found = backbone.word_map_size((height, width)), backbone.text([prompt]), list[Tensor]()
 
     def attend(site: Site, q: Heads, k: Heads, v: Heads) -> None:
         if site.is_cross and q.shape[2] == size[0] * size[1]:

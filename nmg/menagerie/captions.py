@@ -53,7 +53,7 @@ class _Writer:
         return self.random is not None and self.random.random() < share
 
     def one(self, ways: Sequence[Any]) -> Any:
-        return ways[0] if self.random is None else ways[self.random.integers(len(ways))]
+        return ways[0] if self.random is None else ways[int(self.random.integers(len(ways)))]
 
     def word(self, value: str) -> str:
         """A value's own word, or a synonym in one of seven."""
@@ -74,7 +74,8 @@ def caption(scene: Scene, random: np.random.Generator | None = None) -> str:
 
 def _figure(scene: Scene, said: dict[str, bool], w: _Writer) -> list[str]:
     """The figure's words without an article, such as "smiling orange cat wearing glasses sitting"."""
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     if scene.mouth != "plain" and said["mouth"]:
         (after if w.chance(0.1) else before).append(w.word(scene.mouth))
     if said["colour"]:

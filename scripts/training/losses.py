@@ -125,7 +125,8 @@ class Watched:
     """
 
     def __init__(self, positions: int = LATENT * LATENT):
-        self.positions, self.maps = positions, []
+        self.positions = positions
+        self.maps: list[Tensor] = []
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *_: Any, **__: Any

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def learning_rate(spent: float, samples: int, warmup: int = WARM_UP) -> float:
 # ---------------------------------------------------------------- what a training may not hide
 
 
-def unmoved(start: dict[str, Tensor], now: dict[str, Tensor], least: float = 1e-4) -> list[str]:
+def unmoved(start: Mapping[str, Tensor], now: Mapping[str, Tensor], least: float = 1e-4) -> list[str]:
     """Names of tensors that are still their initial values, or those shrunk by weight decay alone.
 
     What no decay explains is the part of a tensor that does not point along its start; it must be `least` of its norm.
@@ -103,8 +103,8 @@ class Stage:
         self,
         name: str,
         network: nn.Module,
-        loss: Loss,
-        watch: Watch,
+        loss: Loss | None,
+        watch: Watch | None,
         folder: Path,
         rates: tuple[float, float],
         batch: int,
