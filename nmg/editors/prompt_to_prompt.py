@@ -361,7 +361,7 @@ class _Blending:
 
 def _above(maps: Tensor, threshold: Threshold, size: tuple[int, int]) -> Mask:
     """Where maps reach over a share of their maximum, in the source's row or their own."""
-    limit = otsu(maps) if threshold == "otsu" else threshold
+    limit = otsu(maps) if threshold == "otsu" else float(threshold)
     above = F.interpolate(maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12), size=size) > limit
     return rows.source(above) | above
 
