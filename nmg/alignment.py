@@ -72,7 +72,8 @@ def tokenize(prompt: str, tokenizer: Any, written: str | None = None) -> Tokens:
 
 def _as_typed(prompt: str, written: str, spans: Sequence[Span]) -> tuple[str, list[Span]]:
     """The prompt as it was typed, and the tokens' spans in it; both as they were written where they don't match."""
-    typed, owners = "", []
+    typed = ""
+    owners: list[Span] = []
 
     def add(text: str) -> None:
         nonlocal typed
