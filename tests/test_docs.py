@@ -18,7 +18,7 @@ from tests.notebooks import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("README.md", "benchmark.md", "guide.md", "panel.md")
 """Pages whose Python runs here; the others' names models that are not at hand, and is read only."""
-STEPS = 6
+STEPS = 5
 """Of an edit, where the pages take the default."""
 
 
@@ -40,7 +40,7 @@ def quick(tmp_path, monkeypatch):
 
     def few(function):
         def called(pipe, image, *args, **options):
-            if not isinstance(image, nmg.Trajectory):
+            if not isinstance(image, nmg.Trajectory | nmg.Request):
                 options["steps"] = min(options.get("steps", STEPS), STEPS)
             return function(pipe, image, *args, **options, progress=False)
 
