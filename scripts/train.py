@@ -118,7 +118,7 @@ class Training:
             "unet",
             denoiser,
             lambda batch, seed: losses.denoiser_loss(
-                self.bank, latents, self.tokenizer, self.scheduler, batch, seed, forward
+                self.bank, latents, self.tokenizer, self.scheduler, batch, seed, forward, self.given.unet_least_timestep
             ),
             lambda: losses.denoiser_watch(
                 lambda pictures: vae.encode(pictures).latent_dist.mean * scale,
@@ -271,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--vae-channels", type=int, nargs="+", default=[16, 32, 64, 64])
     p.add_argument("--unet-channels", type=int, nargs="+", default=[64, 128])
     p.add_argument("--unet-layers", type=int, default=1, help="residual and attention layers per block")
+    p.add_argument("--unet-least-timestep", type=int, default=0, metavar="T", help="train on the noisier ones alone")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the UNet")
     p.add_argument("--warmup", type=int, default=WARM_UP, metavar="N", help="samples until the rate is at its peak")
     p.add_argument("--watched", type=int, default=96, metavar="N", help="scenes that a training is watched on")
