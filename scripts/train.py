@@ -192,6 +192,8 @@ def train(arguments: argparse.Namespace) -> None:
         return
     decoder = training.decoder(vae) if {"decoder", "export"} & set(stages) else None
     denoiser = training.unet(vae) if {"unet", "export"} & set(stages) else None
+    if "flow" in stages:
+        training.flow(vae)
     if "export" not in stages:
         return
     out = Path(arguments.out)
