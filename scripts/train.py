@@ -39,8 +39,14 @@ from scripts.training.stage import WARM_UP, Budget, Stage, compare_gradients
 
 STAGES = ("classifier", "vae", "decoder", "unet", "flow")
 DEFAULT_MINUTES = {"classifier": 6, "vae": 25, "decoder": 90, "unet": 120, "flow": 90}
-BATCH = {"classifier": 32, "vae": 4, "decoder": 4, "unet": 16, "flow": 16}
-RATES = {"classifier": (0.01, 1e-3), "vae": (0.02, 1e-3), "decoder": (0.01, 5e-4), "unet": (0.03, 2e-3), "flow": (0.02, 1e-3)}
+BATCH = {"classifier": 32, "vae": 4, "decoder": 4, "unet": 32, "flow": 16}
+RATES = {
+    "classifier": (0.01, 1e-3),
+    "vae": (0.02, 1e-3),
+    "decoder": (0.01, 5e-4),
+    "unet": (0.02, 1.2e-3),
+    "flow": (0.02, 1e-3),
+}
 """Peak learning rates of matrices (Muon) and of the rest (AdamW)."""
 
 
