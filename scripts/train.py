@@ -33,14 +33,20 @@ from tqdm.auto import tqdm
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import networks
 from nmg.menagerie.model import settings
-from scripts.training import losses
+from scripts.training import flow, losses
 from scripts.training.data import Bank, render_bank, to_tensor
 from scripts.training.stage import WARM_UP, Budget, Stage, compare_gradients
 
-STAGES = ("classifier", "vae", "decoder", "unet")
-DEFAULT_MINUTES = {"classifier": 6, "vae": 25, "decoder": 90, "unet": 120}
-BATCH = {"classifier": 32, "vae": 4, "decoder": 4, "unet": 16}
-RATES = {"classifier": (0.01, 1e-3), "vae": (0.02, 1e-3), "decoder": (0.01, 5e-4), "unet": (0.03, 2e-3)}
+STAGES = ("classifier", "vae", "decoder", "unet", "flow")
+DEFAULT_MINUTES = {"classifier": 6, "vae": 25, "decoder": 90, "unet": 120, "flow": 90}
+BATCH = {"classifier": 32, "vae": 4, "decoder": 4, "unet": 32, "flow": 16}
+RATES = {
+    "classifier": (0.01, 1e-3),
+    "vae": (0.02, 1e-3),
+    "decoder": (0.01, 5e-4),
+    "unet": (0.02, 1.2e-3),
+    "flow": (0.02, 1e-3),
+}
 """Peak learning rates of matrices (Muon) and of the rest (AdamW)."""
 
 
@@ -118,12 +124,30 @@ class Training:
             "unet",
             denoiser,
             lambda batch, seed: losses.denoiser_loss(
-                self.bank, latents, self.tokenizer, self.scheduler, batch, seed, forward
+                self.bank, latents, self.tokenizer, self.scheduler, batch, seed, forward, self.given.unet_least_timestep
             ),
             lambda: losses.denoiser_watch(
                 lambda pictures: vae.encode(pictures).latent_dist.mean * scale,
                 self.tokenizer,
                 self.scheduler,
+                self.given.watched,
+            ),
+        )
+
+    def flow(self, vae: Any) -> Any:
+        latents, scale = self.latents(vae)
+        encoders = tuple(networks.build_projected_text_encoder(self.tokenizer) for _ in range(2))
+        denoiser = flow.FlowDenoiser(
+            encoders, networks.build_transformer(self.given.flow_width, self.given.flow_layers)
+        )
+        return self.stage(
+            "flow",
+            denoiser,
+            lambda batch, seed: flow.flow_loss(self.bank, latents, self.tokenizer, networks.FLOW_SHIFT, batch, seed),
+            lambda: flow.flow_watch(
+                lambda pictures: vae.encode(pictures).latent_dist.mean * scale,
+                self.tokenizer,
+                networks.FLOW_SHIFT,
                 self.given.watched,
             ),
         )
@@ -176,6 +200,8 @@ def train(arguments: argparse.Namespace) -> None:
         return
     decoder = training.decoder(vae) if {"decoder", "export"} & set(stages) else None
     denoiser: Any = training.unet(vae) if {"unet", "export"} & set(stages) else None
+    if "flow" in stages:
+        training.flow(vae)
     if "export" not in stages:
         return
     out = Path(arguments.out)
@@ -271,6 +297,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--vae-channels", type=int, nargs="+", default=[16, 32, 64, 64])
     p.add_argument("--unet-channels", type=int, nargs="+", default=[64, 128])
     p.add_argument("--unet-layers", type=int, default=1, help="residual and attention layers per block")
+    p.add_argument("--unet-least-timestep", type=int, default=0, metavar="T", help="train on the noisier ones alone")
+    p.add_argument("--flow-width", type=int, default=192, help="of the flow twin's transformer")
+    p.add_argument("--flow-layers", type=int, default=6)
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the UNet")
     p.add_argument("--warmup", type=int, default=WARM_UP, metavar="N", help="samples until the rate is at its peak")
     p.add_argument("--watched", type=int, default=96, metavar="N", help="scenes that a training is watched on")

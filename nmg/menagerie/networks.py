@@ -145,6 +145,60 @@ def build_unet(channels: tuple[int, ...] = (64, 128), layers: int = 1) -> nn.Mod
     )
 
 
+def build_projected_text_encoder(tokenizer) -> nn.Module:
+    """One of the two text encoders of the flow twin, of one layer.
+
+    Stable Diffusion 3 takes the words from before the last layer, so that they mean themselves, and a summary of the
+    prompt from after it.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH // 2,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH // 2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_transformer(width: int = 192, layers: int = 6) -> nn.Module:
+    """Velocity predictor on 8×16×16 latents: Stable Diffusion 3's transformer on patches of 2, four heads."""
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=layers,
+        attention_head_dim=width // 4,
+        num_attention_heads=4,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=width,
+        pooled_projection_dim=TEXT_WIDTH,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+    )
+
+
+FLOW_SHIFT = 2.0
+"""How far the flow twin's noise levels lie towards noise, in training as in sampling."""
+
+
+def build_flow_scheduler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT)
+
+
 def build_scheduler():
     """Stable Diffusion's noise schedule, sampled by DDIM."""
     from diffusers import DDIMScheduler

@@ -109,7 +109,7 @@ class Stage:
         rates: tuple[float, float],
         batch: int,
         seed: int = 0,
-        decay: float = 0.999,
+        decay: float = 0.998,
         warmup: int = WARM_UP,
     ):
         self.name, self.network, self.loss, self.watch, self.folder = name, network, loss, watch, folder
