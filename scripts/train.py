@@ -207,7 +207,8 @@ def train(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     export(out, decoder, denoiser, training.tokenizer, training.scheduler, classifier)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
-    logs = {name: f"{name}_{training.state_of_vae}" if name == "decoder" else name for name in STAGES}
+    exported = [name for name in STAGES if name != "flow"]
+    logs = {name: f"{name}_{training.state_of_vae}" if name == "decoder" else name for name in exported}
     rows = {name: read_log(training.folder / f"{log}.jsonl") for name, log in logs.items()}
     (out / "nmg.json").write_text(json.dumps(settings(**MENAGERIE.scales), indent=2))
     (out / "training.json").write_text(json.dumps(record(arguments, parts, rows), indent=2))
