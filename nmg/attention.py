@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmg.threads import alone_with
@@ -55,9 +55,13 @@ def probabilities(q: Heads, k: Heads) -> Probabilities:
     return scores.softmax(-1).to(q.dtype)
 
 
-def attention(q: Heads, k: Heads, v: Heads) -> Heads:
-    """Fused attention; no matrix of probabilities is stored."""
-    return _plain(q, k, v)
+def attention(q: Heads, k: Heads, v: Heads, mask: Tensor | None = None) -> Heads:
+    """Fused attention; no matrix of probabilities is stored.
+
+    Args:
+        mask: which keys each query may attend to, as truth values that broadcast to [rows, heads, queries, keys].
+    """
+    return _plain(q, k, v, attn_mask=mask)
 
 
 def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int]:

@@ -20,26 +20,37 @@ class Conditioning:
         tokens: the text encoders' embeddings, which attention reads.
         pooled: one embedding of the whole prompt, where the network reads one.
         mask: which of the tokens count, where not all do.
+        prompts: that the rows were made of; None for a row of another making. They tell, without a wait for the device,
+            which rows are the same.
     """
 
     tokens: Float[Tensor, "rows tokens features"]
     pooled: Float[Tensor, "rows width"] | None = None
     mask: Bool[Tensor, "rows tokens"] | None = None
+    prompts: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", tuple(self.prompts) or (None,) * len(self.tokens))
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name."""
         held = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
-        return {name: tensor for name, tensor in held.items() if tensor is not None}
+        return {name: tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        """The same change to every tensor."""
-        return Conditioning(**{name: change(tensor) for name, tensor in self.tensors().items()})
+    def each(self, change: Callable[[Tensor], Tensor], prompts: Sequence[str | None] = ()) -> Conditioning:
+        """The same change to every tensor, after which the rows are of these prompts."""
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return Conditioning(**changed, prompts=tuple(prompts))
+
+    def same(self, other: Conditioning) -> bool:
+        """Whether two are known to be equal, row by row: they are of the same prompts. Values are not compared."""
+        return None not in self.prompts and self.prompts == other.prompts and self.shape == other.shape
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice) -> Conditioning:
-        return self.each(lambda tensor: tensor[rows])
+        return self.each(lambda tensor: tensor[rows], self.prompts[rows])
 
     def split(self, size: int) -> tuple[Conditioning, ...]:
         """Parts of `size` rows."""
@@ -47,22 +58,22 @@ class Conditioning:
 
     def expand(self, rows: int, *_: int) -> Conditioning:
         """Its only row, `rows` times."""
-        return self.each(lambda tensor: tensor.expand(rows, *tensor.shape[1:]))
+        return self.each(lambda tensor: tensor.expand(rows, *tensor.shape[1:]), self.prompts[:1] * rows)
 
     def expand_as(self, other: Conditioning) -> Conditioning:
         """Its only row, as often as `other` has rows."""
         return self.expand(len(other))
 
     def clone(self) -> Conditioning:
-        return self.each(Tensor.clone)
+        return self.each(Tensor.clone, self.prompts)
 
     def to(self, device: torch.device | str) -> Conditioning:
-        return self.each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor.to(device), self.prompts)
 
     def with_tokens(self, tokens: Tensor) -> Conditioning:
         """The same with other embeddings in every row."""
         tokens = tokens.to(self.tokens.dtype).expand_as(self.tokens)
-        return dataclasses.replace(self, tokens=tokens)
+        return dataclasses.replace(self, tokens=tokens, prompts=())
 
     def moved(self, tokens: Tensor, pooled: Tensor | None = None) -> Conditioning:
         """The same with embeddings that are moved along a direction."""
@@ -91,4 +102,5 @@ class Conditioning:
     @classmethod
     def _joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
         named = [part.tensors() for part in parts]
-        return cls(**{name: torch.cat([part[name] for part in named]) for name in named[0]})
+        joined: dict[str, Any] = {name: torch.cat([part[name] for part in named]) for name in named[0]}
+        return cls(**joined, prompts=tuple(prompt for part in parts for prompt in part.prompts))

@@ -27,11 +27,6 @@ def cat(parts: Sequence[Rows]) -> Rows:
     return torch.cat(tuple(parts))  # type: ignore[arg-type, return-value]
 
 
-def same(one: Rows, other: Rows) -> bool:
-    """Whether two hold equal values."""
-    return torch.equal(one, other)  # type: ignore[arg-type]
-
-
 def doubled(rows: Rows) -> Rows:
     """[rows, …] to [null rows; text rows]."""
     return cat([rows, rows])

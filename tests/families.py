@@ -52,6 +52,39 @@ def autoencoder(channels=4, **config):
     ).eval()
 
 
+def sd(v=False):
+    """Stable Diffusion 1; or 2, with velocities, heads that differ by block, and zero terminal SNR."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=32,
+        attention_head_dim=(2, 4) if v else 2,
+        use_linear_projection=v,
+        norm_num_groups=8,
+    )
+    zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    schedule = zero if v else {"steps_offset": 1, "set_alpha_to_one": False}
+    return quiet(
+        StableDiffusionPipeline(
+            vae=autoencoder(),
+            text_encoder=clip(tokenizer, "CLIPTextModel"),
+            tokenizer=tokenizer,
+            unet=unet.eval(),
+            scheduler=DDIMScheduler(**BETAS, **schedule, clip_sample=False),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
 def sdxl(force_zeros=True):
     """Stable Diffusion XL: two text encoders with other padding, text_time, transformers of several layers."""
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -161,3 +194,7 @@ def sd3(dynamic=False):
             tokenizer_3=third,
         )
     )
+
+
+FAMILIES = {"sd1": sd, "sd2": lambda: sd(v=True), "xl": sdxl, "sd3": sd3}
+"""Every family by the name that tests give it."""

@@ -1,7 +1,8 @@
 """A rehearsal of an accelerator on a CPU: tensors that say they live elsewhere, and compute here.
 
 It sees a tensor of the CPU that meets one of the device, a tensor that is made on the device without values, and every
-wait for the device. It does not see time, memory, the device's own rounding, or operations that the device lacks.
+wait for the device: for a value, or for a copy. It does not see time, memory, the device's own rounding, or operations
+that the device lacks.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("meta")
 """What the tensors say: a device that every torch has, and that computes nothing."""
@@ -66,16 +67,19 @@ class Log:
 
     def compute(self, operation: Any, args: tuple, options: dict[str, Any]) -> Any:
         """Unwrap, compute on the CPU, and wrap again what would be on the device."""
-        tensors = [value for value in tree_flatten((args, options))[0] if isinstance(value, torch.Tensor)]
+        tensors: list[torch.Tensor] = []
+        _each(tensors.append, (args, *options.values()))
         there = [tensor for tensor in tensors if isinstance(tensor, There)]
         here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         self.note(operation, args, there, here)
+        if operation is aten._to_copy.default:
+            self.copied(args[0], options)
 
         to = options.get("device")
         placed = torch.device(to) == DEVICE if to is not None else bool(there)
         own = {name: value for name, value in options.items() if not (name == "layout" and value is None)}
         own |= {} if to is None else {"device": torch.device("cpu")}
-        found = operation(*tree_map(_real, args), **tree_map(_real, own))
+        found = operation(*_each(_real, args), **{name: _each(_real, value) for name, value in own.items()})
 
         written = [i for i, a in enumerate(operation._schema.arguments) if a.alias_info and a.alias_info.is_write]
         if written:
@@ -83,7 +87,7 @@ class Log:
             name = operation._schema.arguments[written[0]].name
             given = args[written[0]] if written[0] < len(args) else options.get(name)
             return given if len(operation._schema.returns) == 1 else found
-        return tree_map(_wrapped, found) if placed and operation not in SCALARS else found
+        return _each(_wrapped, found) if placed and operation not in SCALARS else found
 
     def note(self, operation: Any, args: tuple, there: list[There], here: list[torch.Tensor]) -> None:
         if any(tensor.device == DEVICE for tensor in here):
@@ -91,22 +95,45 @@ class Log:
         moving = operation in (aten._to_copy.default, aten.copy_.default, aten.lift_fresh.default)
         if there and any(tensor.dim() for tensor in here) and not moving:
             self.mixed[f"{operation} at {_line()}"] += 1
-        masks = operation is aten.index.Tensor and any(t is not None and t.dtype == torch.bool for t in args[1])
+        indexing = operation in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+        masks = indexing and any(t is not None and t.dtype == torch.bool for t in args[1])
         if there and (operation in WAITS or masks):
-            self.waits[f"{WAITS.get(operation, 'a boolean index')} at {_line()}"] += 1
+            self.wait(WAITS.get(operation, "a boolean index"))
+        if operation is aten.copy_.default and there and here:
+            self.wait("a copy")
+
+    def wait(self, what: str) -> None:
+        """Count a wait for the device by the line that caused it."""
+        self.waits[f"{what} at {_line()}"] += 1
+
+    def copied(self, tensor: torch.Tensor, options: dict[str, Any]) -> None:
+        """Count the wait for a tensor that is copied to the device or from it. The CPU's memory is copied to the device
+        in time if it need not be waited for."""
+        to = options.get("device")
+        if to is None or (torch.device(to) == DEVICE) == isinstance(tensor, There):
+            return
+        if isinstance(tensor, There) or not options.get("non_blocking"):
+            self.wait("a copy")
 
 
-def _real(value: Any) -> Any:
-    return value.held if isinstance(value, There) else value
+def _each(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """An operation's arguments or results with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    return type(value)(_each(change, part) for part in value) if type(value) in (tuple, list) else value
 
 
-def _wrapped(value: Any) -> Any:
-    return There(value) if isinstance(value, torch.Tensor) and not isinstance(value, There) else value
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.held if isinstance(tensor, There) else tensor
+
+
+def _wrapped(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if isinstance(tensor, There) else There(tensor)
 
 
 def _line() -> str:
     """The innermost line of the package on the stack."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if "/nmg/" in name:
@@ -128,9 +155,12 @@ class _Made(TorchFunctionMode):
         makes = function in (torch.tensor, torch.as_tensor)
         if makes and options.get("device") is not None and torch.device(options["device"]) == DEVICE:
             del options["device"]
-            return _wrapped(function(*args, **options))
+            made = function(*args, **options)
+            if not isinstance(made, There):
+                Log.current().wait("a copy")
+            return _wrapped(made)
         if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], There):
-            args = (args[0], tree_map(lambda index: index, _listed(args[1])), *args[2:])
+            args = (args[0], _listed(args[1]), *args[2:])
         return function(*args, **options)
 
 
@@ -138,7 +168,10 @@ def _listed(index: Any) -> Any:
     """An index whose lists are tensors of the device."""
     if isinstance(index, tuple):
         return tuple(map(_listed, index))
-    return There(torch.tensor(index)) if isinstance(index, list) else index
+    if not isinstance(index, list):
+        return index
+    Log.current().wait("an index by a list")
+    return There(torch.tensor(index))
 
 
 @contextlib.contextmanager

@@ -656,7 +656,7 @@ def masa_unit(case: Case, verdict: Verdict) -> None:
             options = {"source_mask": t["mask_s_u8"].numpy(), "target_mask": t["mask_t_u8"].numpy()}
         editor = MasaCtrl(start_step, start_layer, **options).prepare(run)
         if "MaskAuto" in config["editor"]:
-            marked = [[int(n)] for n in re.findall(r"token_idx=\[(\d+)\]", config["editor"])]
+            marked = [torch.tensor([int(n)]) for n in re.findall(r"token_idx=\[(\d+)\]", config["editor"])]
             editor = dataclasses.replace(editor, marked=marked, map_size=(16, 16))
         for i, step in enumerate(run.steps):
             attend = editor.attend(run, step)

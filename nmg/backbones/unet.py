@@ -7,6 +7,7 @@ are handled here: everything outside works on fp32 latents and predicted noise.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -219,7 +220,7 @@ class Backbone:
 
     def texts(self, prompts: Sequence[str], null: str) -> tuple[Conditioning, Conditioning]:
         """What prompts become, and what the null prompt does, in one row; all padded to one length."""
-        held = self.text([*prompts, null])
+        held = dataclasses.replace(self.text([*prompts, null]), prompts=(*prompts, null))
         return held[:-1], held[-1:]
 
     def check(self, prompts: Sequence[str]) -> None:
@@ -316,7 +317,11 @@ class Backbone:
 
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         """What the network is called with, besides the latents."""
-        return {"timestep": timestep, "encoder_hidden_states": text.tokens.to(x.dtype)}
+        # Made on the device: a number of Python's would be copied there, and waited for.
+        return {
+            "timestep": torch.full((1,), timestep, device=x.device),
+            "encoder_hidden_states": text.tokens.to(x.dtype),
+        }
 
     def _meaning(self, level: Level) -> tuple[float, float]:
         """What the network's output stands for at a level (Salimans & Ho 2022, arXiv 2202.00512, for v-prediction)."""
@@ -366,9 +371,10 @@ class StableDiffusionXL(Backbone):
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         # Original size, the crop's corner, target size: a whole picture of the latent's size.
         height, width = (side * self.pixels_per_latent for side in x.shape[-2:])
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=x.dtype, device=x.device)
+        sizes = x.new_zeros(len(x), 6)
+        sizes[:, 0::4], sizes[:, 1::4] = height, width
         assert text.pooled is not None
-        own = {"text_embeds": text.pooled.to(x.dtype), "time_ids": sizes.expand(len(x), -1)}
+        own = {"text_embeds": text.pooled.to(x.dtype), "time_ids": sizes}
         return super()._inputs(x, timestep, text) | {"added_cond_kwargs": own}
 
 

@@ -28,7 +28,7 @@ from nmg.run import Asked, Run
 from nmg.types import Heads
 
 Maps = Float[Tensor, "maps height width"]
-Ground = Bool[Tensor, "_ positions"]
+Allowed = Bool[Tensor, "targets 1 positions positions"]
 START_STEP = 4 / 50
 """The published start step's share of the published 50 steps."""
 START_LAYER = 10 / 16
@@ -109,12 +109,13 @@ class MasaCtrl(Editor):
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        given = self.given_masks(run.latent_size)
+        given, marked = self.given_masks(run.latent_size), self.marked(run.backbone, run.prompts)
+        device = run.text.device
         return _Running(
             config=self,
             first_layer=self.first_layer(run.backbone),
-            masks=None if given is None else given.to(run.text.device),
-            marked=self.marked(run.backbone, run.prompts),
+            masks=None if given is None else given.to(device),
+            marked=None if marked is None else [torch.tensor(positions, device=device) for positions in marked],
             map_size=run.backbone.word_map_size(run.latent_size),
         )
 
@@ -183,7 +184,7 @@ class _Running(Editor):
     config: MasaCtrl
     first_layer: int
     masks: Float[Tensor, "2 height width"] | None
-    marked: list[list[int]] | None
+    marked: list[Tensor] | None
     map_size: tuple[int, int]
 
     def attend(self, run: Run, step: Step) -> Attend | None:
@@ -202,46 +203,37 @@ class _Running(Editor):
                 return torch.cat(
                     [joint(*half, picture=picture) for half in zip(*map(rows.halves, (q, k, v)), strict=True)]
                 )
-            source, targets = self.grounds(seen, q.shape[2], run.latent_size, len(q) // 2)
+            allowed = self.allowed(seen, q.shape[2], run.latent_size)
             halves = zip(*map(rows.halves, (q, k, v)), strict=True)
-            return torch.cat([self.mutual(*half, source=source, targets=targets) for half in halves])
+            return torch.cat([self.mutual(*half, allowed=allowed) for half in halves])
 
         return attend
 
-    def grounds(
-        self, seen: _WordMaps, positions: int, latent_size: tuple[int, int], count: int
-    ) -> tuple[Ground | None, Ground | None]:
-        """The foreground of the source [1, positions] and of the targets [targets, positions] at a layer; two Nones
-        without masks."""
-        if self.masks is None and self.marked is None:
-            return None, None
-        size = spatial_size(positions, latent_size)
-        if self.masks is not None:
-            source, target = (F.interpolate(self.masks[:, None], size).flatten(1) > 0.5).split(1)
-            return source, target.expand(count - 1, -1)
-        maps = seen.maps()
+    def allowed(self, seen: _WordMaps, positions: int, latent_size: tuple[int, int]) -> Allowed | None:
+        """Which of the source's positions each position of a target attends to at a layer; None for all of them."""
+        maps = seen.maps() if self.masks is None else self.masks
         if maps is None:
-            return None, None
-        grounds = F.interpolate(maps[:, None], size).flatten(1) >= self.config.threshold
-        return rows.source(grounds), rows.targets(grounds)
+            return None
+        threshold = self.config.threshold if self.masks is None else 0.5
+        grounds = F.interpolate(maps[:, None], spatial_size(positions, latent_size)).flatten(1) >= threshold
+        source, targets = rows.source(grounds), rows.targets(grounds)
+        # A mask that holds everything or nothing separates nothing. No value is looked at: that would wait for a GPU.
+        separates = source.any() & ~source.all()
+        return ((targets[:, :, None] == source[:, None]) | ~separates)[:, None]
 
     @staticmethod
-    def mutual(q: Heads, k: Heads, v: Heads, source: Ground | None, targets: Ground | None) -> Heads:
+    def mutual(q: Heads, k: Heads, v: Heads, allowed: Allowed | None) -> Heads:
         """Self-attention of one half in which the targets attend to the source."""
         own = attention(rows.source(q), rows.source(k), rows.source(v))
-        q, k, v = rows.targets(q), *(rows.source(x).expand_as(rows.targets(x)) for x in (k, v))
-        # A mask that holds everything or nothing separates nothing.
-        if source is None or targets is None or source.all() or not source.any():
-            return torch.cat([own, attention(q, k, v)])
-        fore, back = (attention(q, k[:, :, ground], v[:, :, ground]) for ground in (source[0], ~source[0]))
-        return torch.cat([own, torch.where(targets[:, None, :, None], fore, back)])
+        k, v = (rows.source(x).expand_as(rows.targets(x)) for x in (k, v))
+        return torch.cat([own, attention(rows.targets(q), k, v, allowed)])
 
 
 @dataclass
 class _WordMaps:
     """Attention maps of the prompts' words, over the layers that one network call has run."""
 
-    marked: list[list[int]] | None
+    marked: list[Tensor] | None
     size: tuple[int, int]
     layers: list[Maps] = field(default_factory=list)
 

@@ -179,7 +179,7 @@ class _Running(Editor):
         # The maps that the source has in this step, once for both copies where they read the same.
         maps: list[Tensor] = []
         texts = rows.cat([rows.source(null_text), rows.source(content_text)])
-        copies: rows.Copies = "text" if rows.same(*texts.split(1)) else "both"
+        copies: rows.Copies = "text" if texts[:1].same(texts[1:]) else "both"
         self.noise.clear()
         self.noise[step.index] = run.predict(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
 

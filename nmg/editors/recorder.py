@@ -62,7 +62,7 @@ class AttentionRecorder(Editor):
         own = self.editor.text(run, run.steps[0]) is run.text
         prompts = run.prompts if own else run.prompts[:1] * len(run.prompts)
         tokens = tuple(backbone.tokens(prompt) for prompt in prompts)
-        return AttentionMaps(torch.stack(self.recorded), tokens)
+        return AttentionMaps(torch.stack(self.recorded).cpu(), tokens)
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
         # The source's maps are recorded too: the network has to see it.
@@ -78,7 +78,7 @@ class AttentionRecorder(Editor):
         def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
             if site.is_cross and q.shape[2] == size[0] * size[1]:
                 maps = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)
-                layers.append(maps.unflatten(1, size).cpu())
+                layers.append(maps.unflatten(1, size))
                 # The mean of the layers so far stands for the step.
                 self.recorded[step.index :] = [torch.stack(layers).mean(0)]
             return None if inner is None else inner(site, q, k, v)

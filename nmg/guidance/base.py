@@ -97,7 +97,7 @@ class Guidance:
         """
         if self.null_noise(run, step) is not None:
             return "text"
-        same = rows.same(rows.source(self.null(run, step)), rows.source(run.text))
+        same = rows.source(self.null(run, step)).same(rows.source(run.text))
         return "text" if same else "both"
 
 

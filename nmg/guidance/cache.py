@@ -105,11 +105,12 @@ class Recording(Guidance):
 
     def row(self, key: str) -> SourceRow | None:
         """The record of a finished run; None if the row was changed between two steps, by a callback perhaps."""
-        if not all(map(torch.equal, self.ended, self.began[1:])):
+        ended = torch.cat(self.ended)
+        if not torch.equal(ended[:-1], torch.cat([*self.began[1:], ended[:0]])):
             return None
-        same = all(rows.same(null, self.nulls[0]) for null in self.nulls)
+        same = all(null.same(self.nulls[0]) for null in self.nulls)
         null = rows.cat(self.nulls[:1] if same else self.nulls) if self.nulls else None
-        return SourceRow(key, torch.cat(self.seen), torch.cat(self.ended), self.noise[0], null)
+        return SourceRow(key, torch.cat(self.seen), ended, self.noise[0], null)
 
 
 @delegating(Guidance, "guidance")

@@ -251,7 +251,7 @@ class _Running(NoiseMap):
     def keep(self, run: Run, step: Step, eps: Latents) -> None:
         self.noise.clear()
         # Where both copies read the same text, the text copy's noise is that of the steered row.
-        if self.reuse_null and not rows.same(rows.source(run.null), rows.source(run.text)):
+        if self.reuse_null and not rows.source(run.null).same(rows.source(run.text)):
             self.noise[step.index] = eps
 
     def null_noise(self, run: Run, step: Step) -> Latents | None:

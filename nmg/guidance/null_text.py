@@ -205,9 +205,9 @@ class Search(Guidance):
                 gradient, loss = run.text_gradient(z, step, own.with_tokens(embedding), energy)
                 embedding.grad = gradient.float() / target.numel()
                 adam.step()
-                if loss / target.numel() < limit:
+                if (left := (loss / target.numel()).item()) < limit:
                     break
-        return embedding.detach(), (loss / target.numel()).item()
+        return embedding.detach(), left
 
     def null(self, run: Run, step: Step) -> Conditioning:
         return run.null.with_tokens(self.found[step.index][0])

@@ -48,7 +48,7 @@ class EditFriendly(Inversion):
     def rise(
         self, ask: Ask, clean: Latents, x: Latents, up: Rise, generator: torch.Generator
     ) -> tuple[Latents, Latents | None]:
-        fresh = torch.randn(clean.shape, generator=generator).to(clean)
+        fresh = torch.randn(clean.shape, generator=generator).to(clean, non_blocking=True)
         noised = up.there.a * clean + up.there.s * fresh
         mean = transfer(noised, ask(noised, self.text_scale), up.there, up.here, spread(up.there, up.here))
         return noised, x - mean

@@ -98,7 +98,9 @@ class SourceRow:
     @classmethod
     def of(cls, key: str, tensors: dict[str, Tensor], plain_drift: float | None) -> SourceRow:
         """The row that these are the `tensors` of."""
-        null = {name.removeprefix("null."): held for name, held in tensors.items() if name.startswith("null.")}
+        null: dict[str, Any] = {
+            name.removeprefix("null."): held for name, held in tensors.items() if name.startswith("null.")
+        }
         steps = {name: tensors[name] for name in ("seen", "ended", "noise")}
         return cls(key, **steps, null=Conditioning(**null) if null else None, plain_drift=plain_drift)
 

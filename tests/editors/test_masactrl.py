@@ -297,7 +297,7 @@ def test_words_find_the_foreground_in_the_cross_attention_before(backbone, traje
 
 def test_words_look_the_mean_over_the_layers_of_one_size():
     first, second, other = heads(64, 24, seed=1), heads(64, 24, seed=2), heads(256, 24, seed=3)
-    seen = masactrl._WordMaps([[2], [2], [2]], (8, 8))
+    seen = masactrl._WordMaps([torch.tensor([2])] * 3, (8, 8))
     for q, k, _ in (first, second, other):
         seen.add(q, k)
     mean = sum(probabilities(q[3:], k[3:]).mean(1)[..., 2] for q, k, _ in (first, second)) / 2
