@@ -23,7 +23,7 @@ test-oldest: $(VENV)-oldest/.test
 # The notebooks' panels in chromium, which must be on the machine (Debian: apt-get install chromium).
 test-browser: $(VENV)/.test
 	$(PIP) install -q -c constraints.txt -e '.[browser]'
-	$(BIN)/python -m pytest -rs tests/lab/panel/test_browser.py
+	$(BIN)/python -m pytest -rs -m browser tests/lab/panel
 
 # Thousands of wrong inputs and interrupts, minutes; a small part is among the tests.
 fuzz: $(VENV)/.test

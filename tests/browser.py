@@ -13,8 +13,10 @@ import importlib.util
 import io
 import json
 import os
+import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +45,9 @@ PATIENCE = 180.0  # seconds that anything may take on a busy core
 
 def missing() -> str:
     """What the machine lacks for a real browser; empty where it lacks nothing."""
-    lacking = [name for name in ("playwright", "jupyterlab", "ipywidgets") if not importlib.util.find_spec(name)]
+    lacking = [
+        name for name in ("playwright", "jupyterlab", "ipywidgets", "anywidget") if not importlib.util.find_spec(name)
+    ]
     lacking += [] if CHROMIUM else ["chromium"]
     return f"needs {', '.join(lacking)} (pip install 'nmg[test,browser]', and a Chromium)" if lacking else ""
 
@@ -73,14 +77,14 @@ def shortened(path: Path, folder: Path, steps: int) -> Path:
 
 
 @contextlib.contextmanager
-def lab(folder: Path) -> Iterator[Callable[[Path], str]]:
+def lab(folder: Path, dark: bool = False) -> Iterator[Callable[[Path], str]]:
     """JupyterLab over a folder, with settings of its own; gives a notebook's address.
 
     Raises:
         RuntimeError: if it does not start, with the end of its log.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
-        _quiet(Path(own) / "config")
+        _settings(Path(own) / "config", dark)
         token, port = secrets.token_hex(16), _free_port()
         places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "run"}
         places = {name: str(Path(own) / place) for name, place in {**places, "IPYTHONDIR": "ipython"}.items()}
@@ -112,12 +116,43 @@ def lab(folder: Path) -> Iterator[Callable[[Path], str]]:
                 server.kill()
 
 
-def _quiet(config: Path) -> None:
-    """Settings in which JupyterLab asks for no news."""
+@contextlib.contextmanager
+def app(*arguments: str) -> Iterator[str]:
+    """`nmg app` on a free port; gives its address.
+
+    Raises:
+        RuntimeError: if it does not start, with the end of its log.
+    """
+    port = _free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        log = Path(own) / "log"
+        with log.open("w") as out:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "nmg", "app", *arguments, "--no-browser", "--port", str(port)],
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "JUPYTER_CONFIG_DIR": own, "JUPYTER_RUNTIME_DIR": own},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _await_server(f"http://127.0.0.1:{port}/static/base/images/favicon.ico", server, log)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            # As the user ends it: the page's kernels end first.
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _settings(config: Path, dark: bool) -> None:
+    """Settings in which JupyterLab asks for no news, and is light or dark."""
     folder = config / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
     folder.mkdir(parents=True)
-    settings = {"fetchNews": "false", "checkForUpdates": False}
-    (folder / "notification.jupyterlab-settings").write_text(json.dumps(settings))
+    news = {"fetchNews": "false", "checkForUpdates": False}
+    (folder / "notification.jupyterlab-settings").write_text(json.dumps(news))
+    theme = {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"}
+    (folder / "themes.jupyterlab-settings").write_text(json.dumps(theme))
 
 
 def _free_port() -> int:
@@ -134,16 +169,22 @@ def _await_server(address: str, server: subprocess.Popen, log: Path) -> None:
             return direct.open(address, timeout=5).close()
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab does not answer at {address}:\n{log.read_text()[-2000:]}")
+    raise RuntimeError(f"nothing answers at {address}:\n{log.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager
 def chromium(scale: float = 1, size: tuple[int, int] = (1280, 1600)) -> Iterator[Callable[[], Page]]:
-    """A browser without a window; gives a new page of that size, with so many device pixels to each of its own."""
+    """A browser without a window but with scroll bars; gives a new page of that size.
+
+    Args:
+        scale: device pixels to each of the page's own.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, ignore_default_args=["--hide-scrollbars"]
+        )
         width, height = size
         yield lambda: browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
         browser.close()
@@ -153,7 +194,7 @@ def chromium(scale: float = 1, size: tuple[int, int] = (1280, 1600)) -> Iterator
 
 
 class Panel:
-    """The panel of a notebook that is open in a browser; its parts go by their CSS class without `nmg-`.
+    """The panel of a notebook, or of a page of its own, in a browser; its parts go by their CSS class without `nmg-`.
 
     Attributes:
         page: playwright's page.
@@ -171,9 +212,10 @@ class Panel:
         page.on("console", self._heard)
         page.route(lambda url: not url.startswith((address.split("/doc/")[0], "blob:", "data:")), self._refused)
         page.goto(address)
-        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        if "/doc/" in address:
+            page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
         error = page.locator(".jp-OutputArea-output").filter(has_text="Traceback (most recent call last)")
         self.part("panel").or_(error).first.wait_for()
         assert not error.count(), error.first.inner_text()
@@ -215,6 +257,12 @@ class Panel:
 
     def drag(self, name: str, share: float) -> None:
         """Move a slider by mouse, by a share of its length."""
+        with self.dragging(name, share):
+            pass
+
+    @contextlib.contextmanager
+    def dragging(self, name: str, share: float) -> Iterator[None]:
+        """Inside the block a slider is held where it was drawn to."""
         self.part(name).scroll_into_view_if_needed()
         handle = self.part(name, ".noUi-handle").bounding_box()
         length = self.part(name, ".noUi-base").bounding_box()["width"]
@@ -222,7 +270,63 @@ class Panel:
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(x + share * length, y, steps=8)
+        yield
         self.page.mouse.up()
+
+    def stroke(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag over the main picture, between shares of its width and height."""
+        self.part("view").scroll_into_view_if_needed()
+        box = self.part("view").bounding_box()
+        (x0, y0), (x1, y1) = ((box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end))
+        self.page.mouse.move(x0, y0)
+        self.page.mouse.down()
+        self.page.mouse.move(x1, y1, steps=8)
+        self.page.mouse.up()
+
+    def drop(self, name: str, content: bytes) -> None:
+        """Drop a file on the main picture."""
+        script = """([name, encoded]) => {
+            const data = new DataTransfer();
+            const bytes = Uint8Array.from(atob(encoded), letter => letter.charCodeAt(0));
+            data.items.add(new File([bytes], name, {type: "image/png"}));
+            return data;
+        }"""
+        data = self.page.evaluate_handle(script, [name, base64.b64encode(content).decode()])
+        self.part("view").dispatch_event("drop", {"dataTransfer": data})
+
+    def scrolling(self) -> list[str]:
+        """The parts of the panel that have a scroll bar, but for fields of text."""
+        return self._found(
+            "element => !element.matches('textarea') && [['X', 'Width'], ['Y', 'Height']].some(([axis, side]) => "
+            "['auto', 'scroll'].includes(getComputedStyle(element)[`overflow${axis}`])"
+            " && element[`scroll${side}`] > element[`client${side}`])"
+        )
+
+    def sticking_out(self) -> list[str]:
+        """The parts that are wider than the cell."""
+        return self._found(
+            "element => element.offsetParent && element.getBoundingClientRect().right"
+            " > element.closest('.jp-OutputArea-output, body').getBoundingClientRect().right + 0.5"
+        )
+
+    def nameless(self) -> list[str]:
+        """Pictures without a text, and sliders, fields and buttons that a screen reader could not name."""
+        return self._found(
+            "element => element.matches('img') ? !element.hasAttribute('alt')"
+            " : element.matches('input, select, textarea, button, [role=slider]') && element.type !== 'file'"
+            " && !(element.ariaLabel || element.labels?.length || element.textContent.trim())"
+        )
+
+    def _found(self, test: str) -> list[str]:
+        script = (
+            f"panel => [...panel.querySelectorAll('*')].filter({test}).map(element => element.outerHTML.slice(0, 200))"
+        )
+        return self.part("panel").evaluate(script)
+
+    def colour(self, name: str) -> list[str]:
+        """Red, green and blue of a part's words."""
+        colour = self.part(name).evaluate("element => getComputedStyle(element).color")
+        return re.findall(r"\d+", colour)[:3]
 
     def enter(self, name: str, value: float) -> None:
         """Set a slider by its readout."""

@@ -42,7 +42,7 @@ def quick(tmp_path, monkeypatch):
         def called(pipe, image, *args, **options):
             if not isinstance(image, nmg.Trajectory | nmg.Request):
                 options["steps"] = min(options.get("steps", STEPS), STEPS)
-            return function(pipe, image, *args, **options, progress=False)
+            return function(pipe, image, *args, **options | {"progress": False})
 
         return called
 
@@ -118,6 +118,8 @@ def test_commands_name_what_there_is(page, capsys):
 @pytest.mark.parametrize("name", ["README.md", "command-line.md"])
 def test_edits_of_the_command_line_run(quick, unchecked, name):
     (page,) = (page for page in PAGES if page.name == name)
+    for table in blocks(page, "csv"):
+        Path("edits.csv").write_text(table)
     ran = 0
     for program, *words in commands(page):
         if program == "nmg" and words[0] in ("edit", "invert", "replay") and not {"--help", "--caption"} & {*words}:

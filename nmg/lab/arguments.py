@@ -15,6 +15,7 @@ from nmg.inversion import Inversion
 from nmg.lab.bench import command as bench
 from nmg.lab.bench import paper
 from nmg.lab.controls import CONTROLS, Control, add_option
+from nmg.lab.panel import app
 from nmg.lab.top import HELP, top
 from nmg.lab.values import pair
 from nmg.menagerie.model import NAME
@@ -22,6 +23,7 @@ from nmg.request import Request
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STEPS = 50
+OUT = Path("edit.png")
 PICTURE = ("source", "steps", "size", "inversion", "convention", "offset")
 """Controls of every command that inverts a picture, beside those of the inversions."""
 HEADINGS: dict[type, str] = {
@@ -42,7 +44,18 @@ FIRST = (
 """What most edits need: the help of `nmg edit` says it first."""
 
 EDIT = """\
-IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow.
+IMAGE is a file, or a scene of the bundled world: scene:SEED or scene:SEED,kind=cat,place=snow. Several of them, a
+folder, or a table are many edits, which go on where they were stopped, and which torchrun shares among processes or
+GPUs:
+
+  nmg edit photos --source "a photo of a cat" --target "a photo of a dog" --out dogs
+  nmg edit photos --table edits.csv        # columns: image, source, target, and any option, such as text-scale
+  torchrun --nproc_per_node 2 -m nmg edit photos --table edits.csv
+
+Which settings? All of them on one sheet, and the sampling as a film:
+
+  nmg edit scene:7 --change colour=blue --grid text-scale=3,5,7.5 noise-map-scale=3,10,30
+  nmg edit scene:7 --change colour=blue --gif
 
 How to choose: if the reconstruction drifts from the source, raise --noise-map-scale; if the edit is too
 weak, lower --cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it
@@ -55,7 +68,7 @@ pix2pix-zero, a higher --text-scale changes more.
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; the command's name comes out as `command`."""
     p, commands = top()
-    for add in (_edit_command, _invert_command, _replay_command, bench.add, paper.add, _other_commands):
+    for add in (_edit_command, _invert_command, _replay_command, bench.add, paper.add, app.add, _other_commands):
         add(commands)
     return p
 
@@ -72,7 +85,21 @@ def _edit_command(commands: Any) -> None:
         epilog=EDIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _picture(edit)
+    _picture(edit, "*")
+    edit.add_argument(
+        "--table",
+        metavar="FILE",
+        help="a CSV of edits: a column image, and columns named after options, such as source, target and text-scale; "
+        "options on the command line hold for rows without their own",
+    )
+    edit.add_argument(
+        "--grid",
+        nargs="+",
+        type=_axis,
+        metavar="OPTION=VALUES",
+        help="edit with every combination of the values of one or two options, such as text-scale=3,7.5, on one sheet",
+    )
+    edit.add_argument("--gif", action="store_true", help="also write the sampling as a moving picture")
     edit.add_argument(
         "--change",
         action="append",
@@ -87,7 +114,7 @@ def _edit_command(commands: Any) -> None:
         action="store_true",
         help="leave the source row in the file of --trajectory: later edits with the same guidance replay it, faster",
     )
-    _out(edit, "edit.png", "PNG to write (default: %(default)s); several targets get numbers")
+    _out(edit, OUT, "PNG to write (default: %(default)s), or folder of many; several targets get numbers")
     edit.add_argument("--all", action="store_true", help="also write the source and its reconstruction")
     add_options(edit, lambda row: not _of_picture(row))
     _show_first(edit, "what most edits need", FIRST)
@@ -100,7 +127,7 @@ def _invert_command(commands: Any) -> None:
         description="Invert a picture by DDIM and save its noise maps for later edits.",
     )
     _picture(invert)
-    _out(invert, "trajectory.safetensors", "file to write (default: %(default)s)")
+    _out(invert, Path("trajectory.safetensors"), "file to write (default: %(default)s)")
     invert.add_argument(
         "--save-null-texts",
         type=Path,
@@ -175,9 +202,9 @@ def _of_picture(row: Control) -> bool:
     return row.name in PICTURE or any(issubclass(kind, Inversion) for kind in row.of)
 
 
-def _picture(p: argparse.ArgumentParser) -> None:
+def _picture(p: argparse.ArgumentParser, count: str = "?") -> None:
     """The picture, the model, and the inversion."""
-    p.add_argument("image", nargs="?", metavar="IMAGE", help="a picture file, or scene:SEED of the bundled world")
+    p.add_argument("image", nargs=count, metavar="IMAGE", help="a picture file, or scene:SEED of the bundled world")
     p.add_argument(
         "--caption",
         nargs="?",
@@ -189,13 +216,21 @@ def _picture(p: argparse.ArgumentParser) -> None:
         "--model",
         help=f"hub id, folder, or {NAME} (default: Stable Diffusion 1.4 with CUDA, else {NAME})",
     )
-    p.add_argument("--device", help="cuda, cpu, …")
+    p.add_argument("--device", help="cuda, mps, cpu, … (default: the first of these that is there)")
     p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
     add_options(p, _of_picture)
 
 
-def _out(p: argparse.ArgumentParser, default: str, words: str) -> None:
-    p.add_argument("--out", type=Path, default=Path(default), help=words)
+def _axis(text: str) -> tuple[str, str]:
+    """OPTION=VALUE,VALUE."""
+    name, equals, values = text.partition("=")
+    if not (name.strip() and equals and values.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like text-scale=3,7.5")
+    return name.strip(), values
+
+
+def _out(p: argparse.ArgumentParser, default: Path, words: str) -> None:
+    p.add_argument("--out", type=Path, default=default, help=words)
     _force(p)
 
 

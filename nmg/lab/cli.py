@@ -1,4 +1,4 @@
-"""The command line: `nmg edit`, `nmg invert`, `nmg replay`, `nmg bench`, `nmg paper`, `nmg models`, `nmg demo`.
+"""The command line: `nmg edit` and the other commands that `nmg.lab.top` lists.
 
 What needs no network is answered here, in a moment: help, and inputs that are not there. `nmg.lab.arguments` has the
 options, `nmg.lab.commands` what the commands do, and both take seconds to import.
@@ -28,7 +28,9 @@ def _answered(argv: Sequence[str]) -> None:
 def _early(command: str, *given: str) -> None:
     """Raise for an input that is surely missing, before anything heavy is imported."""
     image = given[0] if given and not given[0].startswith("-") else None
-    if image is None or command not in ("edit", "invert", "replay") or image.startswith("scene:"):
+    if image is None or command not in ("edit", "invert", "replay", "app") or image.startswith("scene:"):
+        return
+    if command == "edit" and (os.path.isdir(image) or any(word.startswith("--tab") for word in given)):
         return
     if not os.path.isfile(image):
         raise FileNotFoundError(f"there is no picture at {image!r}; give the path of a PNG, JPEG or WebP file")

@@ -83,17 +83,19 @@ class Example:
 
 def changed_words(source: str, target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words or phrases of each prompt that the other does not have in that place; without leading small words."""
-    old, new = (_words(prompt) for prompt in (source, target))
-    gone = [_phrase(old[a:b]) for _, a, b, _, _ in _changes(old, new)]
-    come = [_phrase(new[c:d]) for _, _, _, c, d in _changes(old, new)]
+    old, new = (words_of(prompt) for prompt in (source, target))
+    gone = [_phrase(old[a:b]) for _, a, b, _, _ in changes(old, new)]
+    come = [_phrase(new[c:d]) for _, _, _, c, d in changes(old, new)]
     return tuple(filter(None, gone)), tuple(filter(None, come))
 
 
-def _words(prompt: str) -> list[str]:
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt, without marks."""
     return re.findall(r"[\w'’-]+", prompt)
 
 
-def _changes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+def changes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """Where two lists of words differ, as `difflib` says it: what is done, and the ends in the one and the other."""
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     return [change for change in matcher.get_opcodes() if change[0] != "equal"]
 
@@ -113,8 +115,8 @@ def _swapped(source: str, target: str) -> LocalBlend | None:
 
 def _coloured(source: str, target: str) -> LocalBlend | None:
     """A blend of the thing whose colour changes: of the word after the colour, in both prompts."""
-    old, new = (_words(prompt) for prompt in (source, target))
-    after = [(old[b], new[d]) for _, _, b, _, d in _changes(old, new) if b < len(old) and d < len(new)]
+    old, new = (words_of(prompt) for prompt in (source, target))
+    after = [(old[b], new[d]) for _, _, b, _, d in changes(old, new) if b < len(old) and d < len(new)]
     return LocalBlend(after[0]) if after else _swapped(source, target)
 
 

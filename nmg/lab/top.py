@@ -13,6 +13,7 @@ HELP = {
     "replay": "make a picture again from the settings in its PNG",
     "bench": "measure and compare methods",
     "paper": "make the paper's tables and figures",
+    "app": "open the panel as a page of its own",
     "models": "list the models that can be named",
     "demo": "edit scenes with the bundled model and draw a sheet",
 }

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from PIL import Image
 
 import nmg
 from nmg import pipelines
-from nmg.lab import arguments
+from nmg.lab import arguments, devices
 from nmg.lab.cli import main, printable
 from nmg.lab.commands import COMMANDS
 from nmg.lab.profile import MENAGERIE
@@ -364,7 +365,7 @@ def test_models_lists_what_can_be_named(capsys):
     assert "menagerie" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["edit", "invert", "replay", "models", "demo"])
+@pytest.mark.parametrize("command", ["edit", "invert", "replay", "app", "models", "demo"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -467,3 +468,174 @@ def test_completion_without_shtab_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["--print-completion", "bash"]) == 2
     assert "pip install 'nmg[completion]'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- many pictures, grids, films, devices
+
+RED = "scene:10000,kind=cat,colour=red"
+TABLE = """\
+image,source,target,text-scale,editor
+one.png,a cat in the snow,a dog in the snow,2,
+two.png,"a fox, front view",a blue fox,,masactrl
+"scene:7,kind=cat",,a dog,3.5,none
+"""
+
+
+@pytest.fixture
+def folder(here):
+    (here / "photos").mkdir()
+    for i, name in enumerate(("one", "two")):
+        Scene.sample(10_000 + i).render(64).save(here / "photos" / f"{name}.png")
+    (here / "edits.csv").write_text(TABLE)
+    return here / "photos"
+
+
+def test_a_table_edits_each_row_with_its_own_settings_and_goes_on_where_it_was_stopped(folder, capsys):
+    many = ["edit", "photos", "--table", "edits.csv", "--steps", "3", "--start-step", "0", "--self-replace", "0.2"]
+    # Options of another editor are wrong for a row that has one.
+    assert main(many) == 2
+    assert "edits.csv, row 2: --start-step belongs to --editor masactrl" in capsys.readouterr().err
+    many = ["edit", "photos", "--table", "edits.csv", "--steps", "3", "--out", "out"]
+    assert main(many) == 0
+    names = ["one.png", "scene-7-kind-cat.png", "two.png"]
+    assert sorted(path.name for path in Path("out").glob("*.png")) == names
+    one, scene, two = (Request.read(Path("out") / name) for name in names)
+    assert (one.source, one.targets, one.guidance.text_scale) == ("a cat in the snow", ("a dog in the snow",), 2.0)
+    assert two.source == "a fox, front view" and isinstance(two.editor, nmg.MasaCtrl)
+    assert scene.guidance.text_scale == 3.5 and type(scene.editor) is nmg.Editor and scene.targets == ("a dog",)
+    assert two.guidance.text_scale == MENAGERIE.scales["text_scale"]
+    # What is done stays; what is missing or asked for otherwise is made.
+    made = {name: (Path("out") / name).stat().st_mtime_ns for name in names}
+    capsys.readouterr()
+    (Path("out") / "two.png").unlink()
+    (folder.parent / "edits.csv").write_text(TABLE.replace(",2,", ",2.5,"))
+    assert main(many) == 0
+    assert capsys.readouterr().out.split() == ["out/one-2.png", "out/two.png"]
+    assert (Path("out") / names[1]).stat().st_mtime_ns == made[names[1]]
+    assert main(many) == 0 and capsys.readouterr().out == ""
+    # Each row is what the command makes of its picture alone.
+    alone = ["edit", "photos/one.png", "--source", "a cat in the snow", "--target", "a dog in the snow"]
+    assert main([*alone, "--text-scale", "2.5", "--steps", "3", "--out", "alone.png"]) == 0
+    np.testing.assert_array_equal(pixels("alone.png"), pixels("out/one-2.png"))
+    assert main(["replay", "out/one-2.png", "--out", "again.png"]) == 0
+    np.testing.assert_array_equal(pixels("again.png"), pixels("out/one-2.png"))
+
+
+def test_a_folder_is_edited_with_the_same_prompts(folder, capsys):
+    same = ["--source", "a cat", "--target", "a dog", "--target", "a fox", "--steps", "1"]
+    assert main(["edit", "photos", *same]) == 0
+    names = ["edits/one-1.png", "edits/one-2.png", "edits/two-1.png", "edits/two-2.png"]
+    assert capsys.readouterr().out.split() == names
+    assert main(["edit", "photos/one.png", "photos/two.png", *same]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "said"),
+    [
+        ("picture,target\na.png,b", [], 'needs one column "image"; its first row has picture, target'),
+        ("image,targt\none.png,b", [], "'targt' is no option of nmg edit; did you mean target?"),
+        ("image,model\none.png,b", [], "--model holds for the whole run; give it on the command line"),
+        (
+            "image,source,target\none.png,a cat,a dog\nnone.png,a,b\n",
+            [],
+            "row 3: there is no picture at 'photos/none.png'",
+        ),
+        ("image,source,target\none.png,a cat\n", [], "row 2: it has no target prompt"),
+        ("image,target\none.png,a dog\n", [], "row 2: --source is missing"),
+        ("image,source,target\none.png,a cat,a dog, a fox", [], "row 2: it has 4 cells for 3 columns; put commas"),
+        ("image,source,target,text-scale\none.png,a,b,high", [], "row 2: --text-scale: invalid float value: 'high'"),
+        ("image,source,target,no-jacobian\none.png,a,b,maybe", [], "row 2: --no-jacobian is 'maybe'; write yes or no"),
+        ("image,source,target,blend\none.png,a cat,a dog,cat fox", [], "row 2: 'fox' does not occur in the prompt"),
+        ("image,source,target\n,a,b\n,c,d\n,e,f\n,g,h\n,i,j", [], "and 2 more"),
+        ("image,source,target\none.png,a,b", ["--out", "out.png"], "--out out.png is a file's name"),
+        ("image,source,target\none.png,a,b", ["--gif"], "--grid, --gif and --trajectory are for one picture"),
+        ('image,source\none.png,"a', [], "can't be read as a table"),
+    ],
+    ids=lambda value: "",
+)
+def test_a_wrong_row_is_said_before_anything_is_made(folder, capsys, table, options, said):
+    Path("edits.csv").write_text(table)
+    assert main(["edit", "photos", "--table", "edits.csv", "--steps", "1", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and not list(folder.parent.glob("edits/*.png"))
+
+
+def test_a_row_that_fails_does_not_keep_the_others(folder, capsys):
+    (folder / "one.png").write_bytes(b"no picture")
+    assert main(["edit", "photos", "--source", "a cat", "--target", "a dog", "--steps", "1"]) == 2
+    said = capsys.readouterr()
+    assert "nmg: photos/one.png: 'photos/one.png' can't be read as a picture" in said.err
+    assert "1 of 2 edits failed" in said.err and said.out.split() == ["edits/two.png"]
+
+
+@pytest.mark.slow
+def test_processes_share_the_rows(folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "nmg", "edit", "photos"]
+    same = ["--source", "a cat", "--target", "a dog", "--steps", "1", "--device", "cpu"]
+    root = str(Path(nmg.__file__).parents[1])
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([*command, *same], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["edits/one.png", "edits/two.png"]
+
+
+def test_a_grid_has_every_combination(here, capsys):
+    edit = ["edit", RED, "--change", "colour=blue", "--steps", "2"]
+    assert main([*edit, "--grid", "text-scale=2,6", "guidance=none, direct"]) == 0
+    assert main([*edit, "--grid", "text-scale=2,6", "--out", "one.png"]) == 0
+    assert capsys.readouterr().out.split() == ["edit-grid.png", "one-grid.png"]
+    two, one = (Image.open(name).size for name in ("edit-grid.png", "one-grid.png"))
+    # A row for each of two values; or the source and both values over reconstruction and edit.
+    assert two[0] < one[0]
+    assert [path.name for path in here.iterdir() if path.name.startswith("edit")] == ["edit-grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (["scale=1,2"], "'scale' is no option of nmg edit"),
+        (["text-scale=1,high"], "--grid, text-scale=high: --text-scale: invalid float value"),
+        (["cross-replace=0.5,3"], "--grid, cross-replace=3: cross_replace=3.0"),
+        (["text-scale=1", "steps=2", "energy=l1,l2"], "--grid takes one or two options"),
+        (["size=64x64,32x32"], "--size holds for the whole run"),
+    ],
+    ids=lambda value: "",
+)
+def test_a_wrong_grid_is_said(here, capsys, grid, said):
+    assert main(["edit", RED, "--change", "colour=blue", "--steps", "2", "--grid", *grid]) == 2
+    assert said in capsys.readouterr().err and not list(here.iterdir())
+
+
+def test_the_film_of_an_edit_ends_at_its_picture(here, capsys):
+    assert main(["edit", RED, "--change", "colour=blue", "--steps", "3", "--gif"]) == 0
+    assert capsys.readouterr().out.split() == ["edit.png", "edit.gif"]
+    film, edit = Image.open("edit.gif"), pixels("edit.png")
+    assert film.n_frames == 3 and film.size == (2 * edit.shape[1] + 4, edit.shape[0])
+    film.seek(2)
+    last = np.asarray(film.convert("RGB")).astype(int)[:, -edit.shape[1] :]
+    # A GIF has 256 colours.
+    assert abs(last - edit).mean() < 8
+    film.seek(0)
+    assert abs(np.asarray(film.convert("RGB")).astype(int)[:, -edit.shape[1] :] - edit).mean() > 8
+
+
+def test_the_device_is_the_first_that_is_there(monkeypatch, capsys):
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices.torch.backends.mps, "is_available", lambda: False)
+    assert devices.device_for(None) == "cpu" and devices.device_for("cuda:1") == "cuda:1"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(devices.torch.backends.mps, "is_available", lambda: True)
+    assert devices.device_for(None) == "mps"
+    assert "MPS), which is untested; --device cpu is tested" in capsys.readouterr().err
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
+    assert devices.device_for(None) == "cuda" and capsys.readouterr().err == ""
+
+
+def test_without_a_target_it_says_that_it_reconstructs(here, capsys):
+    assert main(["edit", RED, "--steps", "1"]) == 0
+    assert "no --target is given, so this writes the reconstruction" in capsys.readouterr().err

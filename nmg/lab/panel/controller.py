@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from nmg.lab.panel.desk import ASKED, Desk
 from nmg.lab.panel.engine import Cancelled, Doing, Engine, Tried
+from nmg.lab.panel.sketch import sketched
 from nmg.lab.panel.worker import Stopped, Worker
 from nmg.request import Request
 
@@ -37,7 +40,21 @@ class Ended:
     """A run was cancelled, or a newer one took its place."""
 
 
-Event = Doing | Made | Failed | Ended
+@dataclass(frozen=True)
+class Sketched:
+    """A picture at few steps is done, and a request waits for its own."""
+
+    picture: Image.Image
+    steps: int
+
+
+Event = Doing | Made | Failed | Ended | Sketched
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: Request
+    sketch: bool = False
 
 
 class Controller:
@@ -52,6 +69,7 @@ class Controller:
         desk: the newest request, with all that its controls were turned to.
         result: the newest picture that was made, or gone back to; None before the first.
         error: why the last settings gave no picture; None if they did.
+        sketching: whether the newest request was for a picture of few steps.
     """
 
     def __init__(self, engine: Engine, request: Request, tell: Callable[[Event], object] | None = None):
@@ -62,6 +80,7 @@ class Controller:
         # Cells and sliders may come from different threads.
         self._changing = threading.Lock()
         self._worker = Worker(self._work)
+        self.sketching = False
 
     @property
     def busy(self) -> bool:
@@ -77,8 +96,11 @@ class Controller:
         """The newest."""
         return self.desk.request
 
-    def set(self, **changes: Any) -> bool:
+    def set(self, sketch: bool = False, **changes: Any) -> bool:
         """Turn controls (see `Desk.turned`) and make the picture; what is being made is given up.
+
+        Args:
+            sketch: make one of few steps instead; an earlier sketch is finished first, so that some are seen.
 
         Returns:
             Whether a method can have these values; the request stays as it is where not.
@@ -93,7 +115,8 @@ class Controller:
                 self.cancel()
                 self.error = error
             else:
-                self._worker.submit(self.request)
+                self._worker.submit(_Job(self.request, sketch), end=not (sketch and self.sketching))
+                self.sketching = sketch
                 return True
         self._tell(Failed(self.error))
         return False
@@ -118,10 +141,32 @@ class Controller:
         """Give up what is being made, and end the thread."""
         self._worker.close()
 
-    def _work(self, request: Request, stopped: Stopped) -> None:
+    def open(self, engine: Engine, **changes: Any) -> None:
+        """Go over to another picture, with a history of its own; nothing is computed before `set` or `run`.
+
+        Args:
+            changes: turned controls, such as the source prompt.
+        """
+        self.cancel()
+        self._worker.wait()
+        with self._changing:
+            self.engine, self.result, self.error = engine, None, None
+            self.desk = self.desk.turned(**changes)
+
+    def _sketch(self, request: Request, stopped: Stopped) -> None:
+        """Tell a picture of few steps; what is wrong is said when the slider is let go."""
+        try:
+            if (few := sketched(request)) is not None:
+                self._tell(Sketched(self.engine.sketch(few, stopped), few.steps))
+        except (Cancelled, ArithmeticError, TypeError, ValueError):
+            pass
+
+    def _work(self, job: _Job, stopped: Stopped) -> None:
+        if job.sketch:
+            return self._sketch(job.request, stopped)
         event: Event
         try:
-            made = self.engine.make(request, self._tell, stopped)
+            made = self.engine.make(job.request, self._tell, stopped)
             self.result, self.error, event = made, None, Made(made)
         except Cancelled:
             event = Ended()

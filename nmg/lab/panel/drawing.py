@@ -1,14 +1,16 @@
-"""What the panel draws about a picture, by PIL and numpy alone: no pyplot, so that any thread may draw."""
+"""What the panel draws about a picture: pictures by PIL, and HTML and SVG in the colours of the page around them."""
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from nmg import images
@@ -17,8 +19,8 @@ from nmg.lab import figures, metrics
 
 SMALL = 128
 """Pixels up to which a picture is shown crisp, each pixel as a square."""
-SIDE, WIPE_SIDE = 256, 384
-"""Pixels that a small picture is enlarged to, in the row and under the wipe."""
+SIDE, TILE = 512, 128
+"""Pixels that a small picture is enlarged to, as the main one and as a tile."""
 CHANGED = 0.1
 """Share of the range by which a pixel differs that counts as changed: more than what the VAE alone makes of it."""
 DIM = (18, 18, 40)
@@ -36,24 +38,15 @@ def enlarged(picture: Image.Image, side: int = SIDE) -> Image.Image:
     return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
 
 
-def encoded(picture: Image.Image, format: str) -> bytes:
-    """The bytes of a "png" or "jpeg"."""
-    buffer = io.BytesIO()
-    if format == "png":
+def encoded(picture: Image.Image, side: int = SIDE) -> bytes:
+    """The bytes of a file: a small picture, enlarged, as PNG, a large one as JPEG."""
+    buffer, small = io.BytesIO(), is_small(picture)
+    picture = enlarged(picture, side)
+    if small:
         picture.save(buffer, "PNG", compress_level=3)
     else:
         picture.convert("RGB").save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
-
-
-def wiped(before: Image.Image, after: Image.Image, share: float) -> Image.Image:
-    """`before` left of a line at a share of the width, and `after` right of it."""
-    shown = after.copy()
-    x = round(share * after.width)
-    shown.paste(before.crop((0, 0, x, before.height)), (0, 0))
-    if 0 < x < after.width:
-        ImageDraw.Draw(shown).line([(x, 0), (x, after.height)], fill="white", width=max(1, after.width // 256))
-    return shown
 
 
 def change(a: Image.Image, b: Image.Image) -> Bool[np.ndarray, "height width"]:
@@ -68,32 +61,20 @@ def masked(picture: Image.Image, mask: Bool[np.ndarray, "height width"] | Tensor
     return Image.composite(picture, Image.blend(picture, Image.new("RGB", picture.size, DIM), 0.8), grey)
 
 
-def attention(
-    picture: Image.Image, maps: Sequence[tuple[str, Tensor]], region: Tensor | None = None, side: int = 120
-) -> Image.Image:
-    """The source picture under the attention map of each token, and under the blend's mask if there is one."""
+def attention(picture: Image.Image, maps: Sequence[tuple[str, Tensor]], region: Tensor | None = None) -> str:
+    """The source picture under the attention map of each token, and under the blend's mask if there is one: HTML."""
     tiles = [(token, figures.lit(picture, foreground(values))) for token, values in maps]
     if region is not None:
         tiles.append(("blend mask", masked(picture, region)))
-    return tiled(tiles, side)
+    return tiled([(label, f"where “{label}” looks", tile) for label, tile in tiles], 96)
 
 
-def changes(source: Image.Image, edit: Image.Image, truth: Image.Image | None = None) -> Image.Image:
-    """What an edit changed of its source; and what it should have changed, where that is known."""
-    tiles = [("changed", masked(edit, change(source, edit)))]
+def changes(source: Image.Image, edit: Image.Image, truth: Image.Image | None = None) -> str:
+    """What an edit changed of its source; and what it should have changed, where that is known: HTML."""
+    tiles = [("changed", "what the edit changed", masked(edit, change(source, edit)))]
     if truth is not None:
-        tiles.append(("should change", masked(truth, change(source, truth))))
-    return tiled([(label, enlarged(tile)) for label, tile in tiles], SIDE)
-
-
-def drift(curves: Mapping[str, Sequence[float]]) -> Image.Image:
-    """The curves of `figures.distances`."""
-    figure = figures.distances(dict(curves))
-    # Steps are whole.
-    figure.axes[0].locator_params(axis="x", integer=True)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, pil_kwargs={"compress_level": 1})
-    return Image.open(buffer)
+        tiles.append(("should change", "what the edit should change", masked(truth, change(source, truth))))
+    return tiled(tiles, 200)
 
 
 def closeness(a: Image.Image, b: Image.Image) -> str:
@@ -102,16 +83,55 @@ def closeness(a: Image.Image, b: Image.Image) -> str:
     return "exact" if math.isinf(value) else f"{value:.1f} dB"
 
 
-def tiled(tiles: Sequence[tuple[str, Image.Image]], side: int = 120, columns: int = 8) -> Image.Image:
-    """Pictures of one shape in rows, each under its label."""
-    gap, head = 6, 20
-    height = round(side * tiles[0][1].height / tiles[0][1].width) if tiles else 0
-    rows = math.ceil(len(tiles) / columns)
-    size = (min(columns, max(1, len(tiles))) * (side + gap) - gap, max(1, rows * (height + head + gap) - gap))
-    sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(13)
-    draw = ImageDraw.Draw(sheet)
-    for i, (label, tile) in enumerate(tiles):
-        x, y = i % columns * (side + gap), i // columns * (height + head + gap)
-        draw.text((x + side / 2, y + head / 2), label, fill=(40, 40, 40), font=font, anchor="mm")
-        sheet.paste(tile.resize((side, height), Image.Resampling.BICUBIC), (x, y + head))
-    return sheet
+def img(picture: Image.Image, alt: str, side: int = TILE) -> str:
+    """A picture in HTML, with its text for those who don't see it."""
+    if not is_small(picture):
+        picture = picture.copy()
+        picture.thumbnail((side, side))
+    data = encoded(picture, side)
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(alt)}">'
+
+
+def tiled(tiles: Sequence[tuple[str, str, Image.Image]], side: int) -> str:
+    """Pictures in rows that fit their place, each with its text and above its label.
+
+    Args:
+        side: the least width of one, in pixels.
+    """
+    figures = (
+        f"<figure>{img(picture, alt, 2 * side)}<figcaption>{html.escape(label)}</figcaption></figure>"
+        for label, alt, picture in tiles
+    )
+    return f'<div class="nmg-tiles" style="--nmg-tile: {side}px">{"".join(figures)}</div>'
+
+
+WIDTH, HEIGHT, LEFT, HEAD, FOOT = 640, 240, 40, 30, 24
+"""Of the chart, in its own units."""
+
+
+def drift(curves: Mapping[str, Sequence[float]]) -> str:
+    """The distance of the source row from its noise map after each step, a curve each: SVG."""
+    top = max((max(curve) for curve in curves.values() if curve), default=0.0) or 1.0
+    low, deep = HEIGHT - FOOT, HEIGHT - FOOT - HEAD
+    marks = [
+        f'<text x="{LEFT - 6}" y="{low + 4}" text-anchor="end">0</text>',
+        f'<text x="{LEFT - 6}" y="{HEAD + 4}" text-anchor="end">{top:.2g}</text>',
+        f'<text x="{LEFT}" y="{HEIGHT - 6}">step 1</text>',
+        f'<text x="{WIDTH}" y="{HEIGHT - 6}" text-anchor="end">{max(map(len, curves.values()), default=1)}</text>',
+        f'<path class="nmg-axis" d="M{LEFT} {HEAD}V{low}H{WIDTH}"/>',
+    ]
+    for i, (name, curve) in enumerate(curves.items()):
+        across, x = (WIDTH - LEFT) / max(1, len(curve) - 1), LEFT + 130 * i
+        points = " ".join(f"{LEFT + across * j:.1f},{low - deep * y / top:.1f}" for j, y in enumerate(curve))
+        kind = f"nmg-curve{' nmg-other' * bool(i)}"
+        marks += [
+            f'<polyline class="{kind}" points="{points}"/>',
+            f'<path class="{kind}" d="M{x} 10h22"/><text x="{x + 28}" y="14">{html.escape(name)}</text>',
+        ]
+    said = "; ".join(f"{name}: from {curve[0]:.2g} to {curve[-1]:.2g}" for name, curve in curves.items() if curve)
+    label = f"distance from the noise map after each step. {said}"
+    return (
+        f'<svg class="nmg-chart" role="img" aria-label="{html.escape(label)}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f"{''.join(marks)}</svg>"
+    )

@@ -19,7 +19,7 @@ from nmg.editors.recorder import AttentionMaps
 from nmg.guidance.cache import key_of
 from nmg.inversion import Trajectory, rise
 from nmg.lab import figures
-from nmg.lab.panel.preview import LatentPreview, predicted
+from nmg.lab.panel.preview import LatentPreview, guessing
 from nmg.lab.panel.worker import Stopped
 from nmg.levels import Step
 from nmg.request import Request
@@ -151,23 +151,36 @@ class Engine:
             Cancelled: if `stopped` says so; nothing is left behind, and the next call works.
             TypeError, ValueError, …: as `nmg.edit` does.
         """
-        tell, stopped = tell or (lambda doing: None), stopped or (lambda: False)
-        if self._one_thread:
-            torch.set_num_threads(1)
+        tell = tell or (lambda doing: None)
         request = dataclasses.replace(request, image="", size=self.picture.size)
         for known in self.history:
             if known.request == request:
                 tell(Doing(KNOWN, 1, 1))
                 return known
-        full = request.resolved(self.backbone).opened()
-        full.check(self.backbone)
-        run = _Run(self, full, tell, stopped)
-        try:
-            made = run.made(request)
-        finally:
-            self.backbone.release()
+        made = self._made(request, tell, stopped or (lambda: False))
         self.history = [*self.history, made][-MOST_TRIED:]
         return made
+
+    @torch.no_grad()
+    def sketch(self, request: Request, stopped: Stopped | None = None) -> Image.Image:
+        """The picture of a request, of which nothing is told and nothing remembered but the inversion.
+
+        Raises:
+            Cancelled, TypeError, ValueError, …: as `make`.
+        """
+        request = dataclasses.replace(request, image="", size=self.picture.size)
+        return self._made(request, lambda doing: None, stopped or (lambda: False)).picture
+
+    def _made(self, request: Request, tell: Tell, stopped: Stopped) -> Tried:
+        """The picture of a checked request, and what is interesting about it."""
+        if self._one_thread:
+            torch.set_num_threads(1)
+        full = request.resolved(self.backbone).opened()
+        full.check(self.backbone)
+        try:
+            return _Run(self, full, tell, stopped).made(request)
+        finally:
+            self.backbone.release()
 
     def inverted(self, request: Request, tell: Tell) -> _Inverted:
         """The trajectory of a request, made if it is not known."""
@@ -245,7 +258,7 @@ class _Run:
         count = len(trajectory.steps)
         self.tell(Doing(what, 0, count))
         drift = figures.drift(trajectory, self.drift)
-        guess = _guessing(trajectory)
+        guess = guessing(trajectory)
 
         def callback(step: Step, latents: Latents) -> None:
             drift(step, latents)
@@ -254,23 +267,6 @@ class _Run:
             self.tell(Doing(what, step.index + 1, count, None if clean is None else self.engine.preview(clean)))
 
         return callback
-
-
-def _guessing(trajectory: Trajectory) -> Callable[[Step, Latents], Latents]:
-    """A function that guesses a row's clean latent from its latents, step by step."""
-    before = trajectory.start
-    guesses: list[Latents] = []
-
-    def guess(step: Step, row: Latents) -> Latents:
-        nonlocal before
-        residuals = trajectory.residuals
-        residual = None if residuals is None else residuals[step.index, None].to(row.device)
-        guesses[:] = [*guesses[-1:], predicted(before.to(row.device), row, step, residual)]
-        before = row.clone()
-        # A source row that swings about its noise maps shakes the targets, too: two steps even that out.
-        return torch.stack(guesses).mean(0)
-
-    return guess
 
 
 def _word_maps(maps: AttentionMaps) -> tuple[WordMap, ...]:

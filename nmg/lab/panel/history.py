@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from nmg.lab.controls import Control
+from nmg.lab.panel import drawing
 from nmg.lab.panel.controller import Controller
 from nmg.lab.panel.desk import Desk, differing
 from nmg.lab.panel.engine import Tried
-from nmg.lab.panel.kit import classed, heading, put, w
+from nmg.lab.panel.kit import classed, heading, w
 from nmg.lab.presets import changed_words
 from nmg.lab.values import Prompt, Weights, Words
 from nmg.request import Request
@@ -24,23 +26,23 @@ class History:
 
     Args:
         controller: of the pictures.
-        small: whether they have few pixels.
         went: called after going back.
     """
 
-    def __init__(self, controller: Controller, small: bool, went: Callable[[], object]):
-        self.controller, self.small, self.went = controller, small, went
+    def __init__(self, controller: Controller, went: Callable[[], object]):
+        self.controller, self.went = controller, went
         self._tried: tuple[Tried, ...] = ()
         # Made beforehand, so that no thread makes a widget.
         self._tiles = [self._tile(place) for place in range(TILES)]
-        self.strip = classed(w.HBox([], layout=w.Layout(overflow="auto", min_height="20px")), "history")
-        self.widget = w.VBox([heading("Tried"), self.strip], layout=w.Layout(margin="6px 0 0"))
+        self.strip = classed(w.Box([]), "history")
+        self.widget = classed(w.VBox([heading("Tried: go back to"), self.strip]), "tried-box")
+        self.widget.layout.display = "none"
 
     def _tile(self, place: int) -> Any:
-        picture, button = w.Image(layout=w.Layout(width="84px", height="84px", object_fit="contain")), w.Button()
+        """A picture with words, and over both a button that says them."""
+        picture, button = w.HTML(), w.Button()
         button.on_click(lambda button: self._go_back(place))
-        layout = w.Layout(width="92px", height="126px", padding="2px", flex="0 0 auto")
-        return classed(w.VBox([picture, button], layout=layout), "tried")
+        return classed(w.VBox([picture, button]), "tried")
 
     def _go_back(self, place: int) -> None:
         self.controller.go_back(self._tried[place])
@@ -53,15 +55,14 @@ class History:
         before = (None, *history)[len(history) - len(tried) :]
         for tile, entry, earlier in zip(self._tiles, tried, before, strict=False):
             picture, button = tile.children
-            thumb = entry.picture.copy()
-            thumb.thumbnail((168, 168))
-            put(picture, thumb, self.small, side=84)
-            button.description = told_apart(entry.request, earlier.request) if earlier else "first"
-            button.tooltip = described(entry.request)
+            words = told_apart(entry.request, earlier.request) if earlier else "first"
+            picture.value = f"{drawing.img(entry.picture, '', 168)}{html.escape(words)}"
+            button.description, button.tooltip = words, described(entry.request)
             (tile.add_class if entry is self.controller.result else tile.remove_class)("nmg-current")
         # What a tile shows is what a click on it goes back to.
         self._tried = tried
         self.strip.children = tuple(self._tiles[: len(tried)])
+        self.widget.layout.display = "" if tried else "none"
 
 
 # ---------------------------------------------------------------- in words

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 try:
     import ipywidgets as w
-except ImportError as error:
-    raise ImportError(
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
         "the panel needs ipywidgets; pip install 'nmg[notebook]', or use nmg.lab.panel without widgets"
     ) from error
 
 from nmg.lab.controls import Control
-from nmg.lab.panel import drawing
 from nmg.lab.values import Choice, Number, Prompt
 
-__all__ = ["STYLE", "classed", "dropdown", "heading", "note", "put", "put_png", "w", "widget_of"]
+__all__ = ["STYLE", "classed", "dropdown", "heading", "note", "say", "w", "widget_of"]
 
-STYLE = """<style>
-.nmg-panel { --nmg-line: var(--jp-border-color2, #ddd); }
-.nmg-panel img { border-radius: 3px; }
-.nmg-small img:not(.nmg-words):not(.nmg-distances) { image-rendering: pixelated; }
-.nmg-panel .nmg-caption { line-height: 1.3; font-size: 12px; }
-.nmg-panel .nmg-heading { font-weight: 600; margin-top: 2px; border-bottom: 1px solid var(--nmg-line); }
-.nmg-panel .nmg-note { opacity: 0.8; }
-.nmg-panel .nmg-note .widget-html-content { font-size: 12px; line-height: 1.35; }
-.nmg-panel .nmg-error { color: var(--jp-error-color1, #b00020); line-height: 1.4; white-space: pre-wrap; }
-.nmg-panel .nmg-code textarea { font-family: var(--jp-code-font-family, monospace); font-size: 12px; }
-.nmg-panel .nmg-tried { position: relative; }
-.nmg-panel .nmg-tried button { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 88px 2px 0;
-  background: transparent; font-size: 11px; line-height: 13px; white-space: normal; }
-.nmg-panel .nmg-tried button:hover { box-shadow: inset 0 0 0 2px var(--jp-brand-color1, #1976d2); }
-.nmg-panel .nmg-tried.nmg-current button { box-shadow: inset 0 0 0 2px var(--jp-brand-color1, #1976d2); }
-</style>"""
+STYLE = f"<style>{(Path(__file__).parent / 'panel.css').read_text()}</style>"
 
 
 def classed(widget: Any, *names: str) -> Any:
@@ -48,29 +31,26 @@ def heading(words: str) -> Any:
     return classed(w.HTML(html.escape(words)), "heading")
 
 
-def note(**layout: str) -> Any:
+def note(kind: str = "note") -> Any:
     """Small words below a control."""
-    return classed(w.HTML("", layout=w.Layout(**layout)), "note")
+    return classed(w.HTML(""), kind)
 
 
-def put(widget: Any, picture: Image.Image, small: bool, side: int = drawing.SIDE) -> None:
-    """A picture into an image widget: small ones with crisp pixels, large ones as JPEG."""
-    format = "png" if small else "jpeg"
-    widget.format, widget.value = format, drawing.encoded(drawing.enlarged(picture, side), format)
-
-
-def put_png(widget: Any, picture: Image.Image) -> None:
-    """A drawing into an image widget, at its own width."""
-    widget.format, widget.value = "png", drawing.encoded(picture, "png")
-    widget.layout.width = f"{picture.width}px"
+def say(widget: Any, words: str) -> None:
+    """Show words in a note, which takes no place without any."""
+    widget.value, widget.layout.display = words, "" if words else "none"
 
 
 # ---------------------------------------------------------------- a control's widget
 
 
-def widget_of(row: Control) -> Any:
-    """The widget that turns a control."""
-    value, shared = row.value, {**_style(row.label), "continuous_update": False}
+def widget_of(row: Control, follows: bool = False) -> Any:
+    """The widget that turns a control.
+
+    Args:
+        follows: whether a slider tells every value that it is dragged over, or the last one alone.
+    """
+    value, shared = row.value, {**_style(row.label), "continuous_update": follows and isinstance(row.value, Number)}
     match value:
         case Choice():
             return dropdown(row.label, tuple(value.options))
@@ -90,4 +70,4 @@ def dropdown(label: str, options: tuple[str, ...]) -> Any:
 
 def _style(label: str) -> dict[str, Any]:
     layout = w.Layout(width="auto", margin="2px 0")
-    return {"description": label, "style": {"description_width": "130px"}, "layout": layout}
+    return {"description": label, "style": {"description_width": "114px"}, "layout": layout}

@@ -1,10 +1,10 @@
-"""The panel's pictures: source, reconstruction, edit and truth, and what is drawn about an edit."""
+"""The panel's pictures: the main one, and tabs with what is drawn about an edit."""
 
 from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -12,109 +12,95 @@ from PIL import Image
 from nmg.lab.panel import drawing
 from nmg.lab.panel.engine import Engine, Tried
 from nmg.lab.panel.history import told_apart
-from nmg.lab.panel.kit import classed, note, put, put_png, w
+from nmg.lab.panel.kit import classed, note, w
 from nmg.lab.panel.origin import Origin
 from nmg.request import Request
 
 EVERY = 0.12
 """Seconds between two previews."""
-DRAWN = ("wiped", "change", "words", "distances")
+DRAWN = ("change", "words", "distances")
 
 
 class Pictures:
-    """A row of pictures, and tabs with a wipe, the change, the attention maps and the drift.
+    """The main picture, and the tabs below it.
 
     Args:
-        engine: of the source.
-        origin: knows the truth of a target.
-        keeping: the widget of the last tab.
+        stage: the main picture (see `nmg.lab.panel.stage`).
+        tabs: further tabs, by title.
     """
 
-    def __init__(self, engine: Engine, origin: Origin, keeping: Any):
-        self.engine, self.origin = engine, origin
-        self.small = drawing.is_small(engine.picture)
+    def __init__(self, stage: Any, tabs: Mapping[str, Any]):
+        self.stage = stage
         self.tried: Tried | None = None
         self._drawn_at = 0.0
         self._curves: dict[str, tuple[float, ...]] = {}
-        names = ("source", "reconstruction", "edit", *(("truth",) if origin.has_truths else ()))
-        self.images = {name: classed(w.Image(), name) for name in (*names, *DRAWN)}
-        for image in self.images.values():
-            image.layout = w.Layout(max_width="100%", object_fit="contain")
-        self.captions = {name: classed(w.HTML(name), "caption") for name in names}
-        self.row = self._build_row()
-        self.tabs = self._build_tabs(keeping)
-
-    def _build_row(self) -> Any:
-        side = f"{drawing.SIDE}px" if len(self.captions) > 3 or self.small else "340px"
-        self.columns = {}
-        for name, caption in self.captions.items():
-            self.images[name].layout.width = side
-            layout = w.Layout(width=side, margin="0 8px 0 0")
-            self.columns[name] = w.VBox([caption, self.images[name]], layout=layout)
-        return w.HBox(list(self.columns.values()), layout=w.Layout(flex_flow="row wrap"))
-
-    def _build_tabs(self, keeping: Any) -> Any:
-        self.wipe = classed(w.FloatSlider(value=0.5, min=0, max=1, step=0.01, readout=False, description=""), "wipe")
-        self.wipe.layout = w.Layout(width=f"{drawing.WIPE_SIDE}px")
-        self.wipe.observe(lambda change: self._show_wipe(), "value")
+        self.drawn = {name: classed(w.HTML(""), name) for name in DRAWN}
         self.changed = note()
-        tabs = {
-            "Before | after": w.VBox([self.images["wiped"], self.wipe]),
-            "Change": w.VBox([self.images["change"], self.changed]),
-            "Words": self.images["words"],
-            "Distance": self.images["distances"],
-            "Keep": keeping,
+        drift = note()
+        drift.value = "How far the source row is from its noise map after each step: what the edit inherits."
+        own = {
+            "Change": w.VBox([self.changed, self.drawn["change"]]),
+            "Words": self.drawn["words"],
+            "Drift": w.VBox([drift, self.drawn["distances"]]),
         }
-        return w.Tab(list(tabs.values()), titles=tuple(tabs))
+        shown = {**own, **tabs}
+        self.tabs = classed(w.Tab(list(shown.values()), titles=tuple(shown)), "tabs")
 
-    # ------------------------------------------------------------ the row
+    # ------------------------------------------------------------ the main picture
 
-    def begin(self, request: Request) -> None:
-        """The source, and grey in the place of what is not there yet."""
-        grey = Image.new("RGB", self.engine.picture.size, (128, 128, 128))
-        for name in self.captions:
-            self._put(name, self.engine.picture if name == "source" else grey)
+    def open(self, engine: Engine, origin: Origin, request: Request) -> None:
+        """Another source, before anything is made of it."""
+        self.engine, self.origin, self.tried, self._curves = engine, origin, None, {}
+        picture = drawing.encoded(engine.picture)
+        with self.stage.hold_sync():
+            self.stage.size, self.stage.wiped = list(engine.picture.size), self.stage.wiped + 1
+            self.stage.source, self.stage.reconstruction, self.stage.edit = picture, b"", picture
+            self.stage.against, self.stage.showing, self.stage.measures = "source", "nothing made yet", {}
+        self.changed.value = ""
+        for widget in self.drawn.values():
+            widget.value = ""
         self._show_truth(request)
 
     def show(self, tried: Tried, history: Sequence[Tried]) -> None:
         """A picture that was made, with all that is drawn about it."""
         self.tried = tried
         source = self.engine.picture
-        self._put("reconstruction", tried.reconstruction)
-        close = drawing.closeness(tried.reconstruction, source)
-        self.captions["reconstruction"].value = f"reconstruction ({close})"
+        self.stage.reconstruction = drawing.encoded(tried.reconstruction)
+        self.stage.measures = {"reconstruction": drawing.closeness(tried.reconstruction, source)}
         self.show_edit()
         self._show_truth(tried.request)
-        self._show_wipe()
         self._show_change(tried)
-        put_png(self.images["words"], drawing.attention(source, tried.attention, tried.region))
+        self.drawn["words"].value = drawing.attention(source, tried.attention, tried.region)
+        if not tried.attention and tried.region is None:
+            self.drawn["words"].value = "This model's words have no attention maps of their own."
         self._show_drift(tried, history)
 
     def show_edit(self) -> None:
         """The last good edit; a preview that led nowhere goes."""
         self._drawn_at = 0.0
         if self.tried is not None:
-            self._put("edit", self.tried.picture)
-        edited = self.tried is None or self.tried.edit is not None
-        self.captions["edit"].value = "edit" if edited else "no target: the reconstruction"
+            edited = self.tried.edit is not None
+            self._put(self.tried.picture, "edit" if edited else "no target: the reconstruction")
 
-    def preview(self, picture: Image.Image) -> None:
+    def preview(self, picture: Image.Image, words: str = "preview") -> None:
         """What the edit will look like, unless the last preview is a moment old."""
         now = time.monotonic()
         if now - self._drawn_at > EVERY:
             self._drawn_at = now
-            self._put("edit", picture)
-            self.captions["edit"].value = "edit <i>(preview)</i>"
+            self._put(picture, words)
 
-    def _put(self, name: str, picture: Image.Image) -> None:
-        put(self.images[name], picture, self.small)
+    def _put(self, picture: Image.Image, words: str) -> None:
+        self.stage.showing, self.stage.edit = words, drawing.encoded(picture)
 
     def _show_truth(self, request: Request) -> None:
-        if "truth" in self.images:
-            truth = self.truth(request)
-            self.columns["truth"].layout.display = "none" if truth is None else ""
-            if truth is not None:
-                self._put("truth", truth)
+        truth, target = self.truth(request), ", ".join(request.targets)
+        self.stage.truth = b"" if truth is None else drawing.encoded(truth)
+        self.stage.captions = {
+            "source": f"source: {request.source or 'not described yet'}",
+            "reconstruction": f"reconstruction of the source: {request.source}",
+            "edit": f"edit: {target}" if target else "reconstruction, since there is no target prompt",
+            "truth": f"what the ideal edit shows: {target}",
+        }
 
     def truth(self, request: Request) -> Image.Image | None:
         """What the ideal edit shows, as the model sees it."""
@@ -123,19 +109,9 @@ class Pictures:
 
     # ------------------------------------------------------------ the tabs
 
-    def _show_wipe(self) -> None:
-        """The source left of the slider and the edit right of it."""
-        if self.tried is not None:
-            shown = (self.engine.picture, self.tried.picture)
-            before, after = (drawing.enlarged(picture, drawing.WIPE_SIDE) for picture in shown)
-            wiped, format = drawing.wiped(before, after, self.wipe.value), "png" if self.small else "jpeg"
-            image = self.images["wiped"]
-            image.format, image.value = format, drawing.encoded(wiped, format)
-            image.layout.width = f"{drawing.WIPE_SIDE}px"
-
     def _show_change(self, tried: Tried) -> None:
         source = self.engine.picture
-        put_png(self.images["change"], drawing.changes(source, tried.picture, self.truth(tried.request)))
+        self.drawn["change"].value = drawing.changes(source, tried.picture, self.truth(tried.request))
         share, limit = drawing.change(source, tried.picture).mean(), drawing.CHANGED
         self.changed.value = f"{share:.0%} of the pixels differ from the source by more than {limit:.0%} of the range"
 
@@ -147,4 +123,4 @@ class Pictures:
             curves[textwrap.shorten(label, 40, placeholder="…")] = others[-1].drift
         if curves != self._curves:
             self._curves = curves
-            put_png(self.images["distances"], drawing.drift(curves))
+            self.drawn["distances"].value = drawing.drift(curves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from nmg import images
 from nmg.backbones import Backbone
+from nmg.inversion import Trajectory
 from nmg.levels import Step, spread
 from nmg.types import Latents
 
@@ -39,6 +41,23 @@ def predicted(before: Latents, after: Latents, step: Step, residual: Latents | N
     if abs(determinant) < 1e-6:
         return end / step.there.a
     return (noise_before * end - noise_after * before) / determinant
+
+
+def guessing(trajectory: Trajectory) -> Callable[[Step, Latents], Latents]:
+    """A function that guesses a row's clean latent from its latents, step by step."""
+    before = trajectory.start
+    guesses: list[Latents] = []
+
+    def guess(step: Step, row: Latents) -> Latents:
+        nonlocal before
+        residuals = trajectory.residuals
+        residual = None if residuals is None else residuals[step.index, None].to(row.device)
+        guesses[:] = [*guesses[-1:], predicted(before.to(row.device), row, step, residual)]
+        before = row.clone()
+        # A source row that swings about its noise maps shakes the targets, too: two steps even that out.
+        return torch.stack(guesses).mean(0)
+
+    return guess
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,20 +9,25 @@ Needs ipywidgets (`pip install 'nmg[notebook]'`). All that it shows can be had w
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
+from nmg import images
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import Guidance, default_guidance
 from nmg.inversion import Inversion
-from nmg.lab.panel.columns import Columns
-from nmg.lab.panel.controller import Controller, Ended, Event, Failed, Made
+from nmg.lab.kinds import kind_of
+from nmg.lab.panel.controller import Controller, Ended, Event, Failed, Made, Sketched
 from nmg.lab.panel.engine import KNOWN, Doing, Engine, Tried
 from nmg.lab.panel.history import History
 from nmg.lab.panel.keeping import code, save
-from nmg.lab.panel.kit import STYLE, w
+from nmg.lab.panel.kit import STYLE, classed, w
+from nmg.lab.panel.knobs import Knobs
+from nmg.lab.panel.mask import MaskTab
 from nmg.lab.panel.origin import Origin
 from nmg.lab.panel.pictures import Pictures
+from nmg.lab.panel.stage import stage
 from nmg.lab.panel.status import Keeping, Status
 from nmg.lab.presets import Example, Preset
 from nmg.lab.profile import profile_of
@@ -58,7 +63,8 @@ def panel(
         source: what the picture shows; a scene brings its caption.
         target: what the edit should show; none for the reconstruction alone.
         guidance: how the source row stays on its noise maps; `nmg.default_guidance(pipe)` if not given.
-        editor: what the target takes from the source; the example's, or `PromptToPrompt()`, if not given.
+        editor: what the target takes from the source; if not given, the example's, or that of the preset which the
+            difference of the prompts asks for, or `PromptToPrompt()`.
         steps: DDIM steps.
         negative: prompt of the null half; the editor's habit if not given.
         size: width and height in pixels; the model's own if not given.
@@ -82,39 +88,54 @@ def panel(
     if source is None:
         raise ValueError('source is missing; say what the picture shows, such as source="a photo of a cat"')
     engine = Engine(pipe, origin.picture, size=size)
-    methods = guidance or default_guidance(engine.backbone), editor or PromptToPrompt(), inversion
+    presets = profile_of(engine.backbone).presets() if presets is None else presets
+    suited = presets.get(kind_of(source, target or "") or "") if target else None
+    chosen = editor or (suited.build(source, target) if suited and target else PromptToPrompt())
+    methods = guidance or default_guidance(engine.backbone), chosen, inversion
     targets = (target,) if target and target.strip() else ()
     request = Request("", source, targets, negative, *methods, steps, engine.picture.size)
-    made = Panel(engine, origin, request, profile_of(engine.backbone).presets() if presets is None else presets)
+    made = Panel(engine, origin, request, presets, automatic=editor is None)
     if start:
         made.run()
     return made
 
 
 class Panel(w.VBox):
-    """The panel: columns of controls, pictures, history and status over a `Controller`.
+    """The panel over a `Controller`: the main picture beside its controls, tabs, and what was tried.
 
     Attributes:
         controller: what computes; `settings`, `result`, `history` and `error` are its own.
     """
 
-    def __init__(self, engine: Engine, origin: Origin, request: Request, presets: Mapping[str, Preset]):
-        super().__init__(layout=w.Layout(width="100%", max_width="1100px", padding="4px"))
+    def __init__(
+        self, engine: Engine, origin: Origin, request: Request, presets: Mapping[str, Preset], automatic: bool = False
+    ):
+        super().__init__()
         self.add_class("nmg-panel")
         self.controller = Controller(engine, request, self._told)
-        self.origin = origin
-        self.status = Status(self.cancel, self.run)
-        self.keeping = Keeping(self.code, self.save, self.status.say)
-        self.pictures = Pictures(engine, origin, self.keeping.widget)
-        if self.pictures.small:
-            self.add_class("nmg-small")
-        self.columns = Columns(self.controller, presets, self.set, self.status.say)
-        self.strip = History(self.controller, self.pictures.small, self.columns.show)
+        self.stage = stage(self._took)
+        self.status = Status(self.cancel, self.run, self._took)
+        self.keeping = Keeping(self.code, self.save)
+        self.mask = MaskTab(self.controller, self.stage, self.set)
+        self.pictures = Pictures(self.stage, {"Mask": self.mask.widget, "Keep": self.keeping.widget})
+        held = (lambda: self.stage.held) if hasattr(self.stage, "_esm") else None
+        self.knobs = Knobs(self.controller, presets, self._turn, self.status.say, held, automatic)
+        self.strip = History(self.controller, self.knobs.show)
+        self.stage.observe(self._let_go, "held")
+        self.pictures.tabs.observe(lambda change: self._show_mask(), "selected_index")
+        left = classed(w.VBox([self.stage, self.status.widget]), "left")
+        desk = classed(w.Box([left, self.knobs.widget]), "desk")
         style = w.HTML(STYLE, layout=w.Layout(display="none"))
-        shown = self.pictures.row, self.status.widget, self.columns.widget, self.pictures.tabs, self.strip.widget
-        self.children = (style, *shown)
-        self.columns.show()
-        self.pictures.begin(request)
+        self.children = (style, desk, self.pictures.tabs, self.strip.widget)
+        self.knobs.show()
+        self._begin(origin)
+
+    def _begin(self, origin: Origin) -> None:
+        """Show a picture of which nothing is made yet."""
+        self.origin = origin
+        self.pictures.open(self.controller.engine, origin, self.settings)
+        self.strip.show()
+        self.keeping.refresh()
 
     @property
     def settings(self) -> Request:
@@ -137,8 +158,56 @@ class Panel(w.VBox):
     def set(self, **changes: Any) -> None:
         """Change settings, as the controls do; their names are those of the command line's options.
         `guidance` and `editor` may be names or methods."""
-        if self.controller.set(**changes):
-            self.columns.show()
+        self._turn(**changes)
+
+    def _turn(self, sketch: bool = False, **changes: Any) -> None:
+        if self.controller.set(sketch, **self.knobs.completed(changes)) and not sketch:
+            self.knobs.show()
+
+    def _let_go(self, change: Any) -> None:
+        """A slider that is let go: the picture of what it was drawn to."""
+        if not change.new and self.controller.sketching:
+            self.run()
+
+    def _show_mask(self) -> None:
+        """Paint while the tab of the mask is open."""
+        tabs = self.pictures.tabs
+        self.stage.painting = tabs.selected_index is not None and tabs.children[tabs.selected_index] is self.mask.widget
+
+    def open_picture(self, image: Any, source: str | None = None) -> None:
+        """Go over to another picture, with a history of its own.
+
+        Args:
+            image: as `panel` takes it.
+            source: what it shows; a scene brings its caption, and the bundled model reads its own world. Without any,
+                the panel asks for it and waits.
+
+        Raises:
+            TypeError, ValueError, FileNotFoundError: for what is no picture.
+        """
+        origin, old = Origin.of(image), self.controller.engine
+        engine = Engine(old.backbone, origin.picture, size=old.picture.size)
+        profile = profile_of(old.backbone)
+        if source is None and origin.scene is not None:
+            source = caption(origin.scene)
+        if source is None and profile.knows_scenes:
+            source = profile.caption(old.backbone, origin.picture, "")
+        self.controller.open(engine, source=source, target="", **self.mask.forget())
+        self.knobs.show()
+        self._begin(origin)
+        if source is None:
+            self.status.idle("say what the picture shows, and what the edit should show")
+        else:
+            self.run()
+
+    def _took(self, name: str, data: bytes) -> None:
+        """A mask that was painted, or a picture from disk."""
+        if not name:
+            return self.mask.take(data)
+        try:
+            self.open_picture(images.decoded(io.BytesIO(data), repr(name)))
+        except (TypeError, ValueError, OSError) as error:
+            self.status.say(Failed(error).words)
 
     def run(self) -> None:
         """Make the picture of the settings as they are."""
@@ -183,6 +252,8 @@ class Panel(w.VBox):
                     self.pictures.preview(event.preview)
             case Made():
                 self._show_made(event.tried)
+            case Sketched():
+                self.pictures.preview(event.picture, f"preview, {event.steps} steps")
             case Failed():
                 self.status.say(event.words)
                 self._show_unmade("these settings give no picture")

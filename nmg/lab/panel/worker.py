@@ -37,8 +37,11 @@ class Worker:
         """Whether a request is worked on, or waits."""
         return bool(self._waiting) or self._stop is not None
 
-    def submit(self, request: Any) -> None:
+    def submit(self, request: Any, end: bool = True) -> None:
         """Work on this request next, and on nothing else.
+
+        Args:
+            end: give up the one that is worked on; if not, it is finished first.
 
         Raises:
             RuntimeError: after `close`.
@@ -47,7 +50,9 @@ class Worker:
             if self._closed:
                 raise RuntimeError("the panel is closed; open another one")
             self._waiting[:] = [request]
-            self._end()
+            if end:
+                self._end()
+            self._changed.notify_all()
 
     def cancel(self) -> None:
         """End the request that is worked on, and drop the one that waits."""

@@ -1,26 +1,31 @@
-"""The panel in a real browser: moved by keyboard and by mouse, cancelled, wiped, brought back, refused."""
+"""The panel in a real browser with visible scroll bars: by keyboard and by mouse, light and dark, at three widths."""
+
+import functools
+import io
 
 import pytest
+from PIL import Image
 
 from tests import browser
 from tests.notebooks import ROOT
 
-STEPS = 6
+STEPS = 8
+WIDTHS = (900, 1280, 1440)
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A folder of notebooks with its JupyterLab, and a browser."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    with browser.lab(folder) as address, browser.chromium() as page:
-        yield folder, address, page
+def served(request, tmp_path_factory):
+    """A folder of notebooks with its JupyterLab, a browser, and whether they are dark."""
+    folder, dark = tmp_path_factory.mktemp("notebooks"), getattr(request, "param", False)
+    with browser.lab(folder, dark) as address, browser.chromium(size=(1280, 800)) as page:
+        yield folder, address, page, dark
 
 
 @pytest.fixture
 def opened(served):
     """Opens a short copy of a notebook and runs it; at its end the browser may have nothing to complain about."""
-    folder, address, page = served
+    folder, address, page, _ = served
     panels = []
 
     def opened(name: str) -> browser.Panel:
@@ -33,45 +38,110 @@ def opened(served):
         assert panel.complaints == []
 
 
-def test_every_part_of_the_panel(opened):
+@pytest.mark.parametrize("served", [True, False], ids=["dark", "light"], indirect=True)
+def test_the_panel_fits_its_cell_and_names_its_parts(served, opened):
+    panel, dark = opened("nmg_ptp.ipynb"), served[-1]
+    panel.result()
+    tabs = panel.part("tabs", ".lm-TabBar-tab")
+    for width in WIDTHS:
+        panel.page.set_viewport_size({"width": width, "height": 800})
+        for i in range(tabs.count()):
+            tabs.nth(i).click()
+            panel.until(lambda i=i: "lm-mod-current" in tabs.nth(i).get_attribute("class"), "the tab opens")
+            assert panel.scrolling() == [] and panel.sticking_out() == []
+        # The edit and the sliders are in view together.
+        panel.part("panel").evaluate("panel => panel.scrollIntoView()")
+        boxes = [panel.part(name).bounding_box() for name in ("view", "noise-map-scale", "text-scale", "cross-replace")]
+        assert all(box["y"] >= 0 and box["y"] + box["height"] <= 800 for box in boxes)
+        assert boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"]
+    assert panel.nameless() == []
+    light = sum(int(part) for part in panel.colour("controls")) > 3 * 128
+    assert light == dark, "words are light on a dark page"
+
+
+def test_sliders_the_wipe_and_the_history_by_keyboard(opened):
     panel = opened("nmg_ptp.ipynb")
     first = panel.result()
     assert "inverting" in panel.text("status")
     scale, text_scale = panel.value("noise-map-scale"), panel.value("text-scale")
-
     moved = panel.result(lambda: panel.press("noise-map-scale", "ArrowRight", 3))
-    assert panel.value("noise-map-scale") == scale + 3
-    assert moved != first
-    assert "sampling source and target" in panel.text("status")
-    assert "inverting" not in panel.text("status")
+    assert panel.value("noise-map-scale") == scale + 3 and moved != first
+    assert "sampling source and target" in panel.text("status") and "inverting" not in panel.text("status")
 
-    dragged = panel.result(lambda: panel.drag("text-scale", 0.3))
-    assert panel.value("text-scale") > text_scale + 1
-    assert dragged != moved
+    view = panel.part("view")
+    assert view.get_attribute("aria-valuenow") == "50"
+    for key, value in (("ArrowRight", "52"), ("PageDown", "42"), ("Home", "0"), ("End", "100")):
+        view.press(key)
+        assert view.get_attribute("aria-valuenow") == value
+    panel.part("thumb", "").first.press("ArrowRight")
+    panel.until(
+        lambda: panel.part("view", ".nmg-left").text_content() == "reconstruction", "another picture is compared"
+    )
 
-    panel.enter("steps", 50)
-    panel.until(lambda: panel.picture("edit") != dragged, "a preview is shown")
-    panel.part("cancel").click()
-    panel.until(lambda: "cancelled" in panel.text("status"), "the long run is cancelled")
-    panel.until(lambda: panel.picture("edit") == dragged, "the last good edit is back")
-    fewer = panel.result(lambda: panel.enter("steps", STEPS - 2))
-    assert fewer != dragged
-
-    half = panel.picture("wiped")
-    panel.press("wipe", "ArrowRight", 5)
-    panel.until(lambda: panel.picture("wiped") != half, "the wipe moves")
-
-    panel.part("tried").first.click()
+    panel.part("tried", "button").first.press("Enter")
     panel.until(lambda: panel.picture("edit") == first, "the first edit is back")
-    assert panel.value("noise-map-scale") == scale
-    assert panel.value("text-scale") == text_scale
-    assert panel.value("steps") == STEPS
+    assert (panel.value("noise-map-scale"), panel.value("text-scale")) == (scale, text_scale)
 
     panel.write("blend", "elephant")
     panel.until(lambda: "ValueError: 'elephant'" in panel.text("error"), "the panel says what was refused")
     assert panel.picture("edit") == first
     panel.write("blend", "")
     panel.part("error").wait_for(state="hidden")
+
+
+def test_a_dragged_slider_is_followed_and_a_long_run_is_cancelled(opened):
+    panel = opened("nmg_ptp.ipynb")
+    panel.result()
+    text_scale, tried = panel.value("text-scale"), panel.tried()
+    with panel.dragging("text-scale", 0.3):
+        panel.until(lambda: panel.part("view", ".nmg-right").text_content() == "preview, 6 steps", "a preview follows")
+        assert panel.tried() == tried
+    panel.until(lambda: panel.tried() == tried + 1 and panel.text("status").startswith("done"), "the full picture")
+    assert panel.value("text-scale") > text_scale + 1
+    dragged = panel.picture("edit")
+
+    panel.enter("steps", 50)
+    panel.until(lambda: panel.picture("edit") != dragged, "a preview is shown")
+    panel.part("cancel").click()
+    panel.until(lambda: "cancelled" in panel.text("status"), "the long run is cancelled")
+    panel.until(lambda: panel.picture("edit") == dragged, "the last good edit is back")
+    assert panel.result(lambda: panel.enter("steps", STEPS - 1)) != dragged
+
+
+def test_the_line_is_dragged_a_mask_painted_and_the_code_copied(opened):
+    panel = opened("nmg_ptp.ipynb")
+    panel.result()
+    panel.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panel.stroke((0.5, 0.5), (0.2, 0.5))
+    assert panel.part("view").get_attribute("aria-valuenow") == "20"
+
+    panel.part("tabs", ".lm-TabBar-tab").filter(has_text="Keep").click()
+    panel.part("copy-button").click()
+    panel.until(lambda: panel.text("copied") == "copied", "the code is copied")
+    copied = panel.page.evaluate("navigator.clipboard.readText()")
+    assert "nmg.edit(" in copied and copied == panel.part("code", "textarea").input_value()
+
+    panel.part("tabs", ".lm-TabBar-tab").filter(has_text="Mask").click()
+    panel.part("painting").wait_for()
+    panel.stroke((0.2, 0.2), (0.2, 0.8))
+    assert panel.part("view").get_attribute("aria-valuenow") == "20"
+    panel.result(lambda: panel.part("mask-use", "select").select_option("what is guarded"))
+    assert "mask=" in panel.part("code", "textarea").input_value()
+    # By keyboard the same mask grows.
+    panel.result(functools.partial(panel.part("view").press, " "))
+
+
+def test_another_picture_is_chosen_or_dropped(opened):
+    panel = opened("nmg_ptp.ipynb")
+    panel.result()
+    red, blue = (_png(colour) for colour in ("red", "blue"))
+    panel.part("upload").locator("xpath=..").locator("input[type=file]").or_(
+        panel.page.locator("input[type=file]")
+    ).first.set_input_files({"name": "red.png", "mimeType": "image/png", "buffer": red})
+    panel.until(lambda: panel.picture("source").getpixel((9, 9)) == (255, 0, 0), "the chosen picture is there")
+    panel.drop("blue.png", blue)
+    panel.until(lambda: panel.picture("source").getpixel((9, 9)) == (0, 0, 255), "the dropped picture is there")
+    assert panel.part("target-prompt", "textarea").input_value() == ""
 
 
 @pytest.mark.parametrize(("name", "control"), [("nmg_masactrl.ipynb", "start-step"), ("nmg_pix2pix.ipynb", "amount")])
@@ -84,3 +154,9 @@ def test_the_scale_and_the_editors_own_control(opened, name, control):
     assert panel.result(lambda: panel.drag(control, 0.3)) != moved
     assert panel.value(control) > value
     assert "beside the recorded source" in panel.text("status")
+
+
+def _png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
+    return buffer.getvalue()

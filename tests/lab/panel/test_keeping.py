@@ -28,8 +28,8 @@ def test_the_code_says_what_was_turned_and_what_it_can_not_write(engine, picture
     assert 'negative="a \\"bad\\" picture"' in written and "inversion=nmg.EditFriendly(text_scale=3.5)" in written
     for shown in ("noise_map_scale=10.0, gradient_scale=5000.0", "cross_replace=0.8", f"size={engine.picture.size}"):
         assert shown in written.replace("\n", " ") or shown.split(", ")[0] in written
-    with pytest.raises(ValueError, match="a Image can't be written as code; give a file's path"):
-        code(changed(guidance=nmg.NoiseMap(mask=Image.new("L", (16, 16)))), engine, origin)
+    masked = code(changed(guidance=nmg.NoiseMap(mask=Image.new("L", (16, 16)))), engine, origin)
+    assert 'mask="guard.png"' in masked and "# guard.png: the mask, as the panel saves it" in masked
 
 
 @pytest.mark.parametrize("given", ["scene", "memory", "file"])

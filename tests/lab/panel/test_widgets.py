@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import nmg
 from nmg.lab import controls
 from nmg.lab.controls import CONTROLS, EDITORS, GUIDANCES, Control, name_of
 from nmg.lab.examples import Example
-from nmg.lab.panel import desk
+from nmg.lab.panel import desk, sketch
 from nmg.lab.panel.engine import SAMPLING
 from nmg.lab.presets import SCENES
 from nmg.lab.values import Number, Weights
@@ -26,8 +27,10 @@ from nmg.request import Request
 from tests.conftest import SOURCE, TARGET
 
 widgets = pytest.importorskip("nmg.lab.panel.widgets", reason="needs ipywidgets (pip install 'nmg[notebook]')")
-columns = pytest.importorskip("nmg.lab.panel.columns")
+knobs = pytest.importorskip("nmg.lab.panel.knobs")
+stage = pytest.importorskip("nmg.lab.panel.stage")
 PATIENCE = 60.0
+CAT = "scene:7,kind=cat,colour=orange,place=forest,style=plain,pose=sitting"
 
 
 @pytest.fixture
@@ -67,7 +70,8 @@ def parts(widget, name):
 
 
 def shown(panel, name="edit"):
-    return part(panel, name).value
+    """What the main picture or a tab shows."""
+    return getattr(panel.stage, name, None) or part(panel, name).value
 
 
 def decoded(value):
@@ -85,7 +89,7 @@ def test_a_moved_slider_changes_the_picture(panel):
     assert SAMPLING in part(panel, "status").value
     assert part(panel, "progress").value == part(panel, "progress").max == 2
     image = Image.open(io.BytesIO(shown(panel)))
-    assert image.size == (256, 256)
+    assert image.size == (512, 512)
     assert image.resize((32, 32), Image.Resampling.NEAREST).tobytes() == panel.result.edit.tobytes()
 
 
@@ -141,9 +145,9 @@ def test_only_the_controls_of_the_methods_in_use_are_shown(panel):
 def test_both_numbers_of_the_scale_are_shown_and_large_ones_fit(panel):
     panel.set(noise_map_scale=1000.0, gradient_scale=100.0)
     assert part(panel, "noise-map-scale").value == 1000
-    assert "1000 · 100 = 100\u202f000" in panel.columns.scales.value
+    assert "1000 · 100 = 100\u202f000" in panel.knobs.scales.value
     panel.set(noise_map_scale=(3.0, 1.0))
-    assert "one number for each step" in panel.columns.scales.value
+    assert "one number for each step" in panel.knobs.scales.value
     assert panel.settings.guidance.noise_map_scale == (3, 1)
 
 
@@ -160,12 +164,12 @@ def test_cancel_in_the_middle_leaves_no_hook_and_the_next_request_works(panel, t
     panel.controller._tell = tell
     panel.set(steps=60)
     assert begun.wait(PATIENCE)
-    assert not part(panel, "cancel").disabled and "(preview)" in panel.pictures.captions["edit"].value
+    assert not part(panel, "cancel").disabled and panel.stage.showing == "preview"
     part(panel, "cancel").click()
     assert panel.wait(PATIENCE)
     assert part(panel, "status").value == "cancelled" and part(panel, "cancel").disabled
     assert [type(processor) for processor in unet.attn_processors.values()] == processors
-    assert shown(panel) == before and panel.result.request.steps == 2
+    assert shown(panel) == before and panel.result.request.steps == 2 and panel.stage.showing == "edit"
     panel.set(steps=3)
     assert panel.wait(PATIENCE) and panel.result.request.steps == 3 and shown(panel) != before
 
@@ -204,28 +208,130 @@ def test_a_preset_sets_the_editor_and_says_when_to_use_it(panel):
     assert part(panel, "editor").value == "masactrl" and preset.value == "own settings"
     preset.value = "contextual change"
     assert panel.settings.editor == nmg.PromptToPrompt(self_replace=0.5)
-    assert "surroundings" in panel.columns.when.value
+    assert "surroundings" in panel.knobs.when.value
     part(panel, "self-replace").value = 0.1
-    assert preset.value == "own settings" and panel.columns.when.value == ""
+    assert preset.value == "own settings" and panel.knobs.when.value == ""
     preset.value = "object swap"
     assert panel.settings.editor.local_blend.words == ("red", "blue")
     part(panel, "target-prompt").value = TARGET.replace("blue", "green")
     assert panel.settings.editor.local_blend.words == ("red", "green") and preset.value == "object swap"
 
 
-def test_the_words_that_change_tell_the_preset():
-    panel = widgets.panel(nmg.load("menagerie"), "scene:7,kind=cat,pose=sitting", steps=2, start=False)
-    with contextlib.closing(panel):
-        assert part(panel, "preset").value == "own settings"
-        target = panel.settings.source.replace("sitting", "jumping")
-        assert panel.columns.remarks.value == ""
-        panel.set(target=target, editor=SCENES["pose modification"])
-        assert part(panel, "preset").value == "pose modification"
-        # One that was chosen, and fits, stays.
-        part(panel, "preset").value = "viewpoint alteration"
-        assert part(panel, "preset").value == "viewpoint alteration"
+def test_the_difference_of_the_prompts_tells_the_preset():
+    with contextlib.closing(widgets.panel(nmg.load("menagerie"), CAT, steps=2, start=False)) as panel:
+        preset, source = part(panel, "preset"), panel.settings.source
+        assert preset.value == "automatic" and preset.options[0] == ("automatic", "automatic")
+        for word, name in (("jumping", "pose modification"), ("standing", "pose modification")):
+            part(panel, "target-prompt").value = source.replace("sitting", word)
+            assert preset.options[0][0] == f"automatic: {name}" and panel.settings.editor == SCENES[name]
+        panel.set(target=source.replace("orange", "blue"))
+        assert preset.options[0][0] == "automatic: colour change" and panel.settings.editor == SCENES["colour change"]
+        assert "Another colour" in panel.knobs.when.value and panel.knobs.remarks.value == ""
+        # What is turned by hand, or chosen, does not follow any more.
+        part(panel, "cross-replace").value = 0.1
+        assert preset.value == "own settings"
+        panel.set(target=source.replace("sitting", "jumping"))
+        assert preset.value == "own settings" and panel.settings.editor.cross_replace == 0.1
+        preset.value = "viewpoint alteration"
+        assert panel.settings.editor == SCENES["viewpoint alteration"] and preset.value == "viewpoint alteration"
+        preset.value = "automatic"
+        assert panel.settings.editor == SCENES["pose modification"]
         panel.set(target="an elephant")
-        assert "does not know &#x27;elephant&#x27;" in panel.columns.remarks.value
+        assert "does not know &#x27;elephant&#x27;" in panel.knobs.remarks.value
+
+
+def test_an_editor_that_is_given_stays(opened):
+    panel = opened(editor=nmg.PromptToPrompt(cross_replace=0.3), start=False)
+    assert part(panel, "preset").value == "own settings"
+    panel.set(target="a dog")
+    assert panel.settings.editor == nmg.PromptToPrompt(cross_replace=0.3)
+
+
+def test_a_held_slider_shows_sketches_and_the_full_picture_when_let_go(opened):
+    panel = opened(steps=9)
+    assert panel.wait(PATIENCE) and panel.error is None
+    before, kept = shown(panel), panel.result
+    panel.stage.held = True
+    if not part(panel, "text-scale").continuous_update:
+        pytest.skip("needs anywidget, which tells when a slider is held")
+    part(panel, "text-scale").value = 3.0
+    assert panel.wait(PATIENCE)
+    assert panel.stage.showing == f"preview, {sketch.STEPS} steps" and shown(panel) != before
+    assert panel.result is kept and len(panel.history) == 1
+    drafted = shown(panel)
+    panel.stage.held = False
+    assert panel.wait(PATIENCE) and panel.error is None
+    assert panel.result.request.guidance.text_scale == 3.0 and panel.result.request.steps == 9
+    assert panel.stage.showing == "edit" and shown(panel) not in (before, drafted)
+
+
+def test_a_picture_from_disk_takes_the_place_of_the_other(panel, picture):
+    other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    buffer = io.BytesIO()
+    other.save(buffer, "PNG")
+    file = {
+        "name": "other.png",
+        "type": "image/png",
+        "size": len(buffer.getvalue()),
+        "last_modified": datetime.now(UTC),
+    }
+    part(panel, "upload").set_trait("value", ({**file, "content": memoryview(buffer.getvalue())},))
+    # Nobody knows what it shows: the panel asks.
+    assert panel.settings.source is None and panel.settings.targets == () and panel.history == ()
+    assert "say what the picture shows" in part(panel, "status").value and panel.result is None
+    part(panel, "source-prompt").value = SOURCE
+    assert panel.wait(PATIENCE) and panel.error is None
+    fresh = nmg.edit(panel.controller.engine.backbone, other, SOURCE, steps=2, progress=False)
+    assert panel.result.reconstruction.tobytes() == fresh.reconstruction.tobytes()
+    panel._took("notes.txt", b"no picture")
+    assert "can&#x27;t be read as a picture" in part(panel, "error").value
+
+
+def test_the_bundled_model_describes_a_picture_of_its_world():
+    pipe, scene = nmg.load("menagerie"), Scene("dog", "brown", "beach", seed=10_050)
+    with contextlib.closing(widgets.panel(pipe, CAT, steps=1, start=False)) as panel:
+        buffer = io.BytesIO()
+        scene.render().save(buffer, "PNG")
+        panel._took("dog.png", buffer.getvalue())
+        assert "dog" in panel.settings.source
+        assert panel.wait(PATIENCE) and panel.error is None
+
+
+def test_a_painted_mask_is_used_and_saved(panel, tmp_path):
+    use, before = part(panel, "mask-use"), shown(panel)
+    painted = Image.new("RGBA", panel.pictures.engine.picture.size)
+    painted.paste((220, 30, 60, 255), (0, 0, 16, 32))
+    buffer = io.BytesIO()
+    painted.save(buffer, "PNG")
+    panel._took("", buffer.getvalue())
+    assert panel.settings.guidance.mask is None
+    use.value = "what is guarded"
+    assert panel.wait(PATIENCE) and panel.error is None and shown(panel) != before
+    assert panel.settings.guidance.mask.getbbox() == (0, 0, 16, 32)
+    assert 'mask="guard.png"' in panel.code() and "# guard.png: the mask" in panel.code()
+    paths = panel.save(tmp_path / "edit.png")
+    assert [path.name for path in paths] == ["edit.png", "edit-source.png", "edit-guard.png"]
+    assert Request.read(paths[0]).guidance.mask == str(paths[2])
+    use.value = "the source's foreground"
+    assert "MasaCtrl takes this mask, and is not in use" in panel.mask.said.value
+    assert panel.settings.guidance.mask is None
+    part(panel, "clear").click()
+    assert panel.mask.mask is None and panel.wait(PATIENCE)
+    # Painting is on while its tab is open.
+    panel.pictures.tabs.selected_index = 3
+    assert panel.stage.painting
+    panel.pictures.tabs.selected_index = 0
+    assert not panel.stage.painting
+
+
+def test_without_anywidget_the_edit_alone_is_shown(monkeypatch, opened):
+    monkeypatch.setattr(stage, "anywidget", None)
+    panel = opened()
+    assert panel.wait(PATIENCE) and panel.error is None
+    assert isinstance(panel.stage, stage.Still) and panel.stage.children[0].value == panel.stage.edit != b""
+    assert "pip install" in panel.stage.children[1].value
+    assert not part(panel, "text-scale").continuous_update
+    assert part(panel, "code").value == panel.code()
 
 
 def test_the_strip_leads_back(panel):
@@ -242,23 +348,20 @@ def test_the_strip_leads_back(panel):
     assert "nmg-current" in tried[0]._dom_classes and "nmg-current" not in tried[1]._dom_classes
 
 
-def test_the_wipe_and_the_looks_follow_the_picture(panel):
-    names = ("wiped", "change", "words", "distances")
+def test_the_reconstruction_and_the_tabs_follow_the_picture(panel):
+    names = ("reconstruction", "change", "words", "distances")
     before = {name: shown(panel, name) for name in names}
     assert all(before.values())
-    part(panel, "wipe").value = 0.0
-    wiped = Image.open(io.BytesIO(shown(panel, "wiped"))).resize((32, 32), Image.Resampling.NEAREST)
-    assert wiped.tobytes() == panel.result.edit.tobytes()
+    assert panel.stage.measures["reconstruction"].endswith(" dB")
+    assert panel.stage.captions["edit"] == f"edit: {TARGET}"
     part(panel, "guidance").value = "none"
     assert panel.wait(PATIENCE)
     assert all(shown(panel, name) != before[name] for name in names)
 
 
 def test_the_shown_picture_as_code(panel, tiny, picture):
-    button, text = part(panel, "code-button"), part(panel, "code")
-    assert text.layout.display == "none"
-    button.click()
-    assert "guidance=nmg.NoiseMap(" in text.value and text.layout.display != "none"
+    text = part(panel, "code").value
+    assert "guidance=nmg.NoiseMap(" in text and text == part(panel, "copy").text == panel.code()
     names = {"pipe": tiny(), "image": picture}
     exec(panel.code(), names)
     assert names["result"].pictures[0].tobytes() == panel.result.edit.tobytes()
@@ -281,10 +384,10 @@ def test_an_example_brings_all_that_it_has(opened, picture):
     assert panel.wait(PATIENCE) and panel.error is None
     assert (panel.settings.source, panel.settings.targets) == (SOURCE, (TARGET,))
     assert panel.settings.editor == nmg.MasaCtrl(0, 1)
-    assert decoded(shown(panel, "truth")) == b"\xff\0\0" * 256**2
+    assert decoded(shown(panel, "truth")) == b"\xff\0\0" * 512**2
     # The truth of another target is not known.
     panel.set(target="a dog")
-    assert panel.wait(PATIENCE) and panel.pictures.columns["truth"].layout.display == "none"
+    assert panel.wait(PATIENCE) and panel.stage.truth == b""
 
 
 def test_a_scene_brings_its_caption_and_every_truth(opened):
@@ -296,7 +399,7 @@ def test_a_scene_brings_its_caption_and_every_truth(opened):
     panel.set(target=target)
     assert panel.wait(PATIENCE)
     blue = Scene.sample(7, kind="cat", colour="blue", place="forest", style="plain").render().resize((32, 32), 1)
-    assert decoded(shown(panel, "truth")) == blue.resize((256, 256), Image.Resampling.NEAREST).tobytes()
+    assert decoded(shown(panel, "truth")) == blue.resize((512, 512), Image.Resampling.NEAREST).tobytes()
 
 
 def test_a_picture_needs_a_source_prompt(opened):
@@ -307,8 +410,8 @@ def test_a_picture_needs_a_source_prompt(opened):
 def test_large_pictures_are_sent_as_jpeg(tiny, opened):
     panel = opened(Image.new("RGB", (200, 160), "green"), size=(136, 24), steps=1)
     assert panel.wait(PATIENCE) and panel.error is None
-    assert part(panel, "edit").format == "jpeg"
-    assert Image.open(io.BytesIO(shown(panel))).size == (136, 24)
+    image = Image.open(io.BytesIO(shown(panel)))
+    assert image.format == "JPEG" and image.size == (136, 24)
 
 
 def test_a_closed_panel_ends_its_thread(opened):
@@ -328,7 +431,7 @@ class Calm(nmg.Editor):
 
 def test_a_row_of_the_controls_is_a_widget(opened, monkeypatch):
     row = Control((Calm,), "calm", Number(high=2.0), "how calm the edit is", "calmness")
-    for module in (controls, columns, desk):
+    for module in (controls, knobs, desk):
         monkeypatch.setattr(module, "CONTROLS", (*CONTROLS, row))
     monkeypatch.setitem(desk.TURNED, "calm", row)
     panel = opened(editor=Calm(), start=False)

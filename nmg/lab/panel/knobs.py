@@ -1,4 +1,4 @@
-"""The panel's controls: one widget for every row of `nmg.lab.controls` that has a label, and the presets."""
+"""The panel's controls: one widget for every row of `nmg.lab.controls` that has a label, and the preset."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import Any
 from nmg.attention import sites
 from nmg.editors import Editor, LocalBlend, MasaCtrl
 from nmg.lab.controls import CONTROLS, Control
+from nmg.lab.kinds import kind_of
 from nmg.lab.panel.controller import Controller, Failed
-from nmg.lab.panel.kit import classed, dropdown, heading, note, w, widget_of
-from nmg.lab.presets import Preset, changed_words
-from nmg.lab.values import Prompt
+from nmg.lab.panel.kit import classed, dropdown, heading, note, say, w, widget_of
+from nmg.lab.presets import Preset
+from nmg.lab.values import Number, Prompt
 
-OWN = "own settings"
+AUTOMATIC, OWN = "automatic", "own settings"
 CLASSES = {"words": "foreground"}
 """CSS classes of controls, without `nmg-`, that do not follow from their name."""
 ALWAYS = ("noise_map_scale", "text_scale")
 """Controls that are disabled, not hidden, where the guidance does not have them."""
-UNDER = "0 0 0 134px"
-"""Margin of a note below a control."""
 
 
 def css_class(row: Control) -> str:
@@ -30,14 +29,16 @@ def css_class(row: Control) -> str:
     return CLASSES.get(row.name, row.name.replace("_", "-") + "-prompt" * isinstance(row.value, Prompt))
 
 
-class Columns:
-    """Two columns of controls over a controller: prompts and guidance, preset and editor.
+class Knobs:
+    """The column of controls over a controller: prompts, preset, editor and guidance.
 
     Args:
         controller: whose request the controls show and turn.
         presets: by name.
         turn: called with what is turned, as `Controller.set`.
-        say: called with what is wrong with a field.
+        complain: called with what is wrong with a field.
+        held: tells whether a slider is dragged; None where nobody knows, so that only the last value of a drag is told.
+        automatic: whether the preset follows the difference of the prompts, as it does where the editor is already its.
     """
 
     def __init__(
@@ -45,38 +46,39 @@ class Columns:
         controller: Controller,
         presets: Mapping[str, Preset],
         turn: Callable[..., object],
-        say: Callable[[str], object],
+        complain: Callable[[str], object],
+        held: Callable[[], bool] | None = None,
+        automatic: bool = False,
     ):
-        self.controller, self.presets, self.turn, self.say = controller, presets, turn, say
+        self.controller, self.presets, self.turn, self.complain = controller, presets, turn, complain
+        self._held = held or (lambda: False)
         # Sliders may be turned in another thread than that of the cells.
         self._turning, self._here = threading.Lock(), threading.local()
-        self.widgets = {row: self._watched(row) for row in CONTROLS if row.label}
+        self.widgets = {row: self._watched(row, held is not None) for row in CONTROLS if row.label}
         self._fit_ranges()
-        self.preset = classed(dropdown("preset", (OWN, *presets)), "preset")
+        self.preset = classed(dropdown("preset", (AUTOMATIC, *presets, OWN)), "preset")
         self.preset.observe(self._chosen, "value")
-        self.when, self.remarks = note(margin="0 0 4px 134px"), note(margin="0 0 4px 134px")
-        self.scales, self.starts = note(margin=UNDER), note(margin=UNDER)
-        self.widget = w.HBox(
-            [
-                self._column("Prompts and guidance", [], editing=False),
-                self._column("Editor", [self.preset, self.when], editing=True),
-            ],
-            layout=w.Layout(margin="6px 0", flex_flow="row wrap"),
-        )
+        self.when, self.remarks, self.scales, self.starts = note(), note("warning"), note(), note()
+        suited = self._suited(*self._prompts())
+        own = suited is not None and suited.fits(*self._prompts(), controller.request.editor)
+        self.automatic = automatic or own
+        self.widget = classed(w.VBox(self._rows()), "controls")
 
-    def _watched(self, row: Control) -> Any:
-        widget = widget_of(row)
+    def _watched(self, row: Control, follows: bool) -> Any:
+        widget = widget_of(row, follows)
         widget.observe(lambda change: self._turned(row), "value")
         return classed(widget, css_class(row))
 
-    def _column(self, title: str, rows: list, editing: bool) -> Any:
-        """A heading, some rows, and the controls of the editor or of all else, with the notes below them."""
+    def _rows(self) -> list:
+        """Prompts, the editor with its controls, and all else, with the notes below them."""
         below = {"target": self.remarks, "noise_map_scale": self.scales, "start_step": self.starts}
+        groups: dict[str, list] = {"prompts": [], "edit": [self.preset, self.when], "guidance": []}
         for row, widget in self.widgets.items():
-            if editing == (row.name == "editor" or issubclass(row.of[0], (Editor, LocalBlend))):
-                rows += [widget, *([below[row.name]] if row.name in below else [])]
-        layout = w.Layout(flex="1 1 400px", min_width="0", padding="0 12px 0 0")
-        return w.VBox([heading(title), *rows], layout=layout)
+            prompt = row.name in ("source", "target")
+            group = "prompts" if prompt else "edit" if row.name == "editor" or _of_editor(row) else "guidance"
+            groups[group] += [widget, *([below[row.name]] if row.name in below else [])]
+        edit, guidance = heading("What the target takes from the source"), heading("What keeps the source")
+        return [*groups["prompts"], edit, *groups["edit"], guidance, *groups["guidance"]]
 
     def _fit_ranges(self) -> None:
         """The ranges that depend on the model and on where the scales begin."""
@@ -103,20 +105,53 @@ class Columns:
     def _turned(self, row: Control) -> None:
         if getattr(self._here, "on", False):
             return
+        if row.name == "editor" or _of_editor(row):
+            self.automatic = False
         try:
-            changes = {row.name: row.value.read(self.widgets[row].value)}
-            preset = self.presets.get(self.preset.value)
-            if row.name in ("source", "target") and preset is not None:
-                # A preset may name words of the prompts.
-                changes["editor"] = preset.build(*self._prompts(**{row.field: changes[row.name]}))
-            self.turn(**changes)
+            value = row.value.read(self.widgets[row].value)
+            self.turn(sketch=self._held() and isinstance(row.value, Number), **{row.name: value})
         except (TypeError, ValueError) as error:
-            self.say(Failed(error).words)
+            self.complain(Failed(error).words)
 
     def _chosen(self, change: Any) -> None:
-        preset = self.presets.get(self.preset.value)
-        if preset is not None and not getattr(self._here, "on", False):
-            self.turn(editor=preset.build(*self._prompts()))
+        if getattr(self._here, "on", False):
+            return
+        self.automatic = self.preset.value == AUTOMATIC
+        preset = self._suited(*self._prompts()) if self.automatic else self.presets.get(self.preset.value)
+        self.turn(**({} if preset is None else {"editor": preset.build(*self._prompts())}))
+
+    # ------------------------------------------------------------ the preset
+
+    def completed(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes with the editor of the preset, where the prompts change and no editor is given."""
+        if "editor" in changes or not {"source", "target"} & changes.keys():
+            return dict(changes)
+        targets = changes.get("target", self.controller.request.targets)
+        targets = (targets,) if isinstance(targets, str) else targets
+        prompts = self._prompts(source=changes.get("source", self.controller.request.source), targets=targets)
+        # A preset may name words of the prompts.
+        preset = self._suited(*prompts) if self.automatic else self.presets.get(self.preset.value)
+        return dict(changes) | ({} if preset is None else {"editor": preset.build(*prompts)})
+
+    def _suited(self, source: str, target: str) -> Preset | None:
+        """The preset of the kind of edit that the prompts ask for."""
+        return self.presets.get(kind_of(source, target) or "") if target else None
+
+    def _show_preset(self) -> None:
+        """The preset that the editor is, if it is one."""
+        prompts, request = self._prompts(), self.controller.request
+        suited = self._suited(*prompts)
+        self.automatic = self.automatic and (suited is None or suited.fits(*prompts, request.editor))
+        # One that was chosen stays; several kinds of edit share an editor.
+        first = {self.preset.value: 0, suited.name if suited else "": 1}
+        fitting = [name for name, preset in self.presets.items() if preset.fits(*prompts, request.editor)]
+        found = min(fitting, key=lambda name: first.get(name, 2), default="")
+        if self.automatic:
+            found = suited.name if suited else ""
+        named = f"{AUTOMATIC}: {suited.name}" if suited else AUTOMATIC
+        self.preset.options = [(named, AUTOMATIC), *((name, name) for name in (*self.presets, OWN))]
+        self.preset.value = AUTOMATIC if self.automatic else found or OWN
+        say(self.when, html.escape(self.presets[found].when) if found else "")
 
     def _prompts(self, **changes: Any) -> tuple[str, str]:
         request = self.controller.request
@@ -137,11 +172,10 @@ class Columns:
                 else:
                     widget.layout.display = "" if row in used else "none"
             values = {row.name: desk.value(row) for row in used}
-            self.scales.value = _said_scales(values)
-            self.starts.value = self._said_start(values)
-            self.starts.layout.display = "" if "start_step" in values else "none"
+            say(self.scales, _said_scales(values))
+            say(self.starts, self._said_start(values))
             remarks = "; ".join(self.controller.request.remarks(self.controller.engine.backbone))
-            self.remarks.value, self.remarks.layout.display = html.escape(remarks), "" if remarks else "none"
+            say(self.remarks, html.escape(remarks))
             self._show_preset()
 
     def _displayed(self, row: Control, value: Any) -> Any:
@@ -156,17 +190,9 @@ class Columns:
         count, start = self.controller.request.steps or 1, values.get("start_step")
         return "" if start is None else f"from step {MasaCtrl(start).first_step(count)} of {count} on"
 
-    def _show_preset(self) -> None:
-        """The preset that the editor is, if it is one; without a target there is no kind of edit."""
-        request, prompts = self.controller.request, self._prompts()
-        chosen = self.presets.get(self.preset.value)
-        fitting = [kind for kind in self.presets.values() if request.targets and kind.fits(*prompts, request.editor)]
-        # Several kinds of edit share an editor: the words that change tell which it is.
-        words = {word for words in changed_words(*prompts) for word in words}
-        fitting.sort(key=lambda preset: (preset is not chosen, words.isdisjoint(preset.words)))
-        name = fitting[0].name if fitting else OWN
-        self.preset.value = name
-        self.when.value = html.escape(self.presets[name].when) if name in self.presets else ""
+
+def _of_editor(row: Control) -> bool:
+    return issubclass(row.of[0], (Editor, LocalBlend))
 
 
 def _bring(widget: Any, shown: Any) -> None:
