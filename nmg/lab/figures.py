@@ -6,9 +6,10 @@ Figures are drawn on matplotlib's own canvas, without pyplot, so that they can b
 from __future__ import annotations
 
 import io
+import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from nmg import images
 from nmg.editors.masactrl import foreground
 from nmg.files import keep
+from nmg.lab import metrics
 
 Picture = Image.Image | None
 
@@ -165,18 +168,32 @@ def masks(
     return sheet([[*cells, masked]] if masked else [cells], columns + ["edit with masks"] * bool(masked))
 
 
+def closeness(a: Image.Image, b: Image.Image) -> str:
+    """PSNR of two pictures, in words."""
+    value = metrics.psnr(images.to_tensor(a), images.to_tensor(b)).item()
+    return "exact" if math.isinf(value) else f"{value:.1f} dB"
+
+
 def compared(source: Image.Image, results: Mapping[str, Any], example: Any = None) -> Figure:
     """A source, and the reconstruction and the edit by each of several methods, which name the columns; with the true
-    counterfactual where the example has one."""
+    counterfactual where the example has one. Below them PSNR: of reconstructions to the source, of edits to the truth.
+    """
     rebuilt: list[Picture] = [source, *(result.reconstruction for result in results.values())]
     edits: list[Picture] = [None, *(result.pictures[0] for result in results.values())]
+    notes = [["", *(f"{closeness(picture, source)} to the source" for picture in rebuilt[1:] if picture)]]
+    notes.append([""] * len(edits))
     columns, title = ["source", *results], ""
     if example is not None:
         title = f"{example.source}\n→  {example.target}"
         if example.truth is not None:
+            truth = example.truth.resize(source.size, Image.Resampling.LANCZOS)
+            notes = [
+                [*notes[0], ""],
+                ["", *(f"{closeness(edit, truth)} to the truth" for edit in edits[1:] if edit), ""],
+            ]
             rebuilt, edits = [*rebuilt, None], [*edits, example.truth]
             columns.append("true counterfactual")
-    return sheet([rebuilt, edits], columns, ["reconstruction", "edit"], title=title)
+    return sheet([rebuilt, edits], columns, ["reconstruction", "edit"], notes, title)
 
 
 def edited(example: Any, result: Any) -> Figure:
@@ -195,6 +212,21 @@ def show(figure: Figure) -> Any:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 88})
     return Shown(data=buffer.getvalue(), format="jpeg", width=int(figure.get_figwidth() * 110))
+
+
+def display(paths: Iterable[Path]) -> None:
+    """Show files in a notebook: tables in Markdown, and pictures as small JPEGs; others are left out."""
+    from IPython.display import Image as Shown
+    from IPython.display import Markdown
+    from IPython.display import display as shown
+
+    for path in paths:
+        if path.suffix == ".md":
+            shown(Markdown(path.read_text()))
+        elif path.suffix == ".png":
+            buffer = io.BytesIO()
+            Image.open(path).convert("RGB").save(buffer, "JPEG", quality=88)
+            shown(Shown(data=buffer.getvalue(), format="jpeg"))
 
 
 def save(figure: Figure, path: str | os.PathLike, over: bool = True) -> Path:

@@ -17,7 +17,6 @@ from nmg.lab import figures, inputs
 from nmg.lab.arguments import parser
 from nmg.lab.bench.processes import own_device
 from nmg.lab.overrides import command, option, overridden
-from nmg.lab.panel.drawing import closeness
 from nmg.lab.panel.engine import Engine, Tried
 from nmg.request import Request
 
@@ -94,7 +93,7 @@ def _sheet(engine: Engine, axes: Sequence[Axis], found: Sequence[Tried]) -> Figu
     first = found[0].request
     title = "\n→  ".join([first.source or "", *first.targets[:1]])
     heads = [[f"{action.option_strings[-1].removeprefix('--')} {value}" for value in values] for action, values in axes]
-    closes = [f"source {closeness(tried.reconstruction, engine.picture)}" for tried in found]
+    closes = [f"source {figures.closeness(tried.reconstruction, engine.picture)}" for tried in found]
     if len(axes) == 1:
         rebuilt = [engine.picture, *(tried.reconstruction for tried in found)]
         rows: list[list[Any]] = [rebuilt, [None, *(tried.picture for tried in found)]]

@@ -63,7 +63,7 @@ class Example:
     Attributes:
         image: whatever `images.load` reads.
         source, target: the two prompts.
-        editor: the preset that suits this kind of edit.
+        editor: the preset that suits this kind of edit; Prompt-to-Prompt's defaults where none is given.
         truth: the exact counterfactual, which only drawn scenes have.
         subject: the word of both prompts that the picture is about, if there is one.
         words: words of the source prompt whose attention maps are interesting.
@@ -72,7 +72,7 @@ class Example:
     image: Any
     source: str
     target: str
-    editor: Editor
+    editor: Editor = PromptToPrompt()
     truth: Image.Image | None = None
     subject: str = ""
     words: tuple[str, ...] = ()

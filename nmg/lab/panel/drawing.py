@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,9 +12,8 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from nmg import images
 from nmg.editors.masactrl import foreground
-from nmg.lab import figures, metrics
+from nmg.lab import figures
 
 SMALL = 128
 """Pixels up to which a picture is shown crisp, each pixel as a square."""
@@ -75,12 +73,6 @@ def changes(source: Image.Image, edit: Image.Image, truth: Image.Image | None = 
     if truth is not None:
         tiles.append(("should change", "what the edit should change", masked(truth, change(source, truth))))
     return tiled(tiles, 200)
-
-
-def closeness(a: Image.Image, b: Image.Image) -> str:
-    """PSNR of two pictures, in words."""
-    value = metrics.psnr(images.to_tensor(a), images.to_tensor(b)).item()
-    return "exact" if math.isinf(value) else f"{value:.1f} dB"
 
 
 def img(picture: Image.Image, alt: str, side: int = TILE) -> str:

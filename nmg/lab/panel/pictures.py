@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from nmg.lab.figures import closeness
 from nmg.lab.panel import drawing
 from nmg.lab.panel.engine import Engine, Tried
 from nmg.lab.panel.history import told_apart
@@ -66,7 +67,7 @@ class Pictures:
         self.tried = tried
         source = self.engine.picture
         self.stage.reconstruction = drawing.encoded(tried.reconstruction)
-        self.stage.measures = {"reconstruction": drawing.closeness(tried.reconstruction, source)}
+        self.stage.measures = {"reconstruction": closeness(tried.reconstruction, source)}
         self.show_edit()
         self._show_truth(tried.request)
         self._show_change(tried)
