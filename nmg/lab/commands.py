@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import warnings
 from pathlib import Path
+from typing import Any
 
 import nmg
 from nmg.backbones import settings_of
 from nmg.files import apart, free, keep
 from nmg.guidance import NullText
 from nmg.inversion import Trajectory
-from nmg.lab import grids, inputs, many
+from nmg.inversion.run import Callback
+from nmg.lab import grids, inputs, many, memory
 from nmg.lab.arguments import DTYPES
 from nmg.lab.bench.command import run_bench
 from nmg.lab.bench.paper import run_paper
@@ -48,12 +51,19 @@ def run_edit(arguments: argparse.Namespace) -> None:
     source = inputs.described(arguments, pipe, image, source)
     request = inputs.request_of(arguments, pipe, trajectory or image, source, targets)
     film = Film() if arguments.gif else None
-    result = nmg.edit(pipe, request, callback=film)
+    result = _edited(pipe, request, film)
     if arguments.keep_path:
         result.trajectory.save(arguments.trajectory)
     first = _write(result, arguments, out)
     if film is not None:
         print(film.save(pipe, result, first.with_suffix(".gif"), arguments.force))
+
+
+def _edited(pipe: Any, request: Request, callback: Callback | None = None) -> nmg.Edit:
+    """An edit, before which is said whether it fits the card."""
+    if note := memory.said(pipe, request):
+        warnings.warn(note, stacklevel=2)
+    return nmg.edit(pipe, request, callback=callback)
 
 
 def _write(result: nmg.Edit, arguments: argparse.Namespace, out: Path) -> Path:
@@ -117,7 +127,7 @@ def run_replay(arguments: argparse.Namespace) -> None:
     if image is None:
         raise ValueError("the picture was made from a trajectory alone; give its source with --image")
     pipe = load(model, device_for(arguments.device), DTYPES.get(arguments.dtype or request.dtype))
-    result = nmg.edit(pipe, dataclasses.replace(request, image=image))
+    result = _edited(pipe, dataclasses.replace(request, image=image))
     rows = [result.reconstruction, *result.pictures]
     if request.row >= len(rows):
         raise ValueError(f"the settings ask for picture {request.row}, and the edit makes {len(rows) - 1}")
