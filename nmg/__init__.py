@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ProxNegativePrompt,
         default_guidance,
     )
+    from nmg.identity import Identity
     from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, UniInv, invert
     from nmg.levels import Step, steps, transfer
     from nmg.pipelines import NoiseMapGuidancePipeline, load
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     # load and edit
-    "load", "default_guidance", "invert", "edit", "Edit", "Request", "Trajectory", "NoiseMapGuidancePipeline",
+    "load", "default_guidance", "invert", "edit", "Edit", "Request", "Trajectory", "Identity",
+    "NoiseMapGuidancePipeline",
     # inversion: how the noise maps are made
     "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly", "UniInv",
     # guidance: how the source row stays on its noise maps
@@ -55,6 +57,7 @@ _HOMES = {
         "CFG", "Direct", "Guidance", "NegativePrompt", "NoiseMap", "NullText", "NullTexts", "ProxNegativePrompt",
         "default_guidance",
     ),
+    "identity": ("Identity",),
     "inversion": ("DDIM", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "UniInv", "invert"),
     "levels": ("Step", "steps", "transfer"),
     "request": ("Request",),

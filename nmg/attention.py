@@ -148,7 +148,7 @@ def attending(network: Any, attend: Attend | None) -> Iterator[None]:
         if attend is None:
             yield
         else:
-            with _native(network), _uncompiled(network), _hooked(network, attend):
+            with _native(network), uncompiled(network), _hooked(network, attend):
                 yield
 
 
@@ -273,8 +273,8 @@ def _native_backend() -> AbstractContextManager:
     return attention_backend("native")
 
 
-def _uncompiled(network: Any) -> AbstractContextManager:
-    """A compiled graph does not see hooks that come and go."""
+def uncompiled(network: Any) -> AbstractContextManager:
+    """A block in which a compiled network runs as it was written: its graph does not see hooks that come and go."""
     stance = getattr(torch.compiler, "set_stance", None)
     compiled = hasattr(network, "_orig_mod") or any(module._compiled_call_impl for module in network.modules())
     return stance("force_eager") if stance and compiled else nullcontext()

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from pydantic import Field
 
-from nmg import editors, guidance, images, inversion
+from nmg import editors, guidance, identity, images, inversion
 from nmg.backbones import Backbone
 from nmg.editors import Pix2PixZero, PromptToPrompt
 from nmg.files import keep
@@ -31,6 +31,11 @@ from nmg.schema import MOST, Count, Form, Text, Whole, checked, parsed
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
+AGAIN = (
+    "invert again, or, if you know them to be the same, take dataclasses.replace(trajectory, "
+    "network=nmg.Identity.of(pipe, trajectory.prompt))"
+)
+"""What to do with a trajectory of another network."""
 KEY = "nmg"
 """Keyword of the PNG text chunk."""
 FORMAT = 2
@@ -265,17 +270,14 @@ class Request:
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
     """Raise for a trajectory whose parts don't belong together, or of another model."""
     trajectory.check()
-    if trajectory.model != backbone.name:
-        raise ValueError(
-            f"the trajectory was made with {trajectory.model!r} and the pipeline is {backbone.name!r}; invert "
-            "again, or use dataclasses.replace(trajectory, model=…) if the two are the same"
-        )
     channels = backbone.network.config.in_channels
     if trajectory.maps.shape[1] != channels:
         raise ValueError(
             f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
             "invert again with this pipeline"
         )
+    backbone.check([trajectory.prompt])
+    identity.check(backbone, trajectory.prompt, trajectory.network, trajectory.model, "the trajectory", AGAIN)
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:

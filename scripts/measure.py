@@ -6,6 +6,8 @@ Prints one line of JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 import resource
@@ -34,6 +36,11 @@ EDITORS: dict[str, Callable[[int], nmg.Editor]] = {
 """Editors by number of targets, so set that every step edits in full: no window ends before the last step."""
 GUIDANCE = {"noise_map_scale": 0.01, "text_scale": 2.0}
 """Scales that random weights stand; the cost is any scale's."""
+KINDS: dict[str, Callable[..., nmg.NoiseMap]] = {
+    "jacobian-free": functools.partial(nmg.NoiseMap, jacobian=False),
+    "fast": nmg.NoiseMap.fast,
+}
+"""Noise-map guidance of the measurements that have one of their own."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -54,17 +61,19 @@ class Memory:
 
 
 class Clock:
-    """Seconds of each step; called at the end of each."""
+    """Seconds of each step; called at the end of each. A single thread's are those of its processor, which others on
+    the machine hardly change."""
 
     def __init__(self, device: str):
         self.device = device
         self.seconds: list[float] = []
-        self.start = self.last = time.perf_counter()
+        self.now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+        self.start = self.last = self.now()
 
     def __call__(self, *_: object) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = self.now()
         self.seconds.append(now - self.last)
         self.last = now
 
@@ -80,12 +89,15 @@ def fabricated(backbone: nmg.Backbone, steps: int) -> nmg.Trajectory:
     levels = (down[-1].there, *(step.here for step in reversed(down)))
     side = backbone.unet.config.sample_size
     maps = torch.randn(steps + 1, 4, side, side, generator=torch.Generator().manual_seed(0))
-    return nmg.Trajectory(maps, levels, down, PROMPTS[0], backbone.name)
+    network = nmg.Identity.of(backbone, PROMPTS[0])
+    return nmg.Trajectory(maps, levels, down, PROMPTS[0], backbone.name, network=network)
 
 
 def load(arguments: argparse.Namespace, device: str) -> nmg.Backbone:
     """The pipeline, changed as asked."""
     size = models.SMALL if arguments.small else models.FULL
+    if arguments.pixels:
+        size = dataclasses.replace(size, latent=arguments.pixels // 8)
     pipe = models.pipeline(device, DTYPES[arguments.dtype], size)
     if arguments.measurement == "checkpointing":
         pipe.unet.enable_gradient_checkpointing()
@@ -105,8 +117,7 @@ def edit_once(
     """One edit, as this package makes it or (None then) as the published code does."""
     count = 2 if arguments.measurement == "two-targets" else 1
     editor, targets = EDITORS[arguments.editor](count), PROMPTS[1 : 1 + count]
-    settings: dict[str, Any] = GUIDANCE | ({"jacobian": False} if arguments.measurement == "jacobian-free" else {})
-    guidance = nmg.NoiseMap(**settings)
+    guidance = KINDS.get(arguments.measurement, nmg.NoiseMap)(**GUIDANCE)
     if arguments.measurement != "baseline":
         return nmg.edit(
             backbone, trajectory, targets=targets, guidance=guidance, editor=editor, callback=clock, progress=False
@@ -133,7 +144,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         edit_once(arguments, backbone, fabricated(backbone, 2), Clock(device))
     clock = Clock(device)
     edit = edit_once(arguments, backbone, trajectory, clock)
-    peak, seconds = memory.peak, time.perf_counter() - clock.start
+    peak, seconds = memory.peak, clock.now() - clock.start
     if edit and edit.replayed != again:
         raise RuntimeError(f"{arguments.measurement}: the source row was {'' if edit.replayed else 'not '}replayed")
     if edit and arguments.keep:
@@ -173,6 +184,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--steps", type=int, default=3)
     p.add_argument("--threads", type=int)
     p.add_argument("--small", action="store_true")
+    p.add_argument("--pixels", type=int)
     p.add_argument("--decode", action="store_true")
     p.add_argument("--path", help="a trajectory that holds the recorded source row")
     p.add_argument("--keep", help="where to leave the trajectory with the source row recorded")

@@ -37,6 +37,7 @@ from scripts.speed_table import by_measurement, printed
 MEASURE = ("-m", "scripts.measure")
 EDITORS = ("prompt-to-prompt", "masactrl", "pix2pix-zero", "none")
 CHANGES = {
+    "fast": "the first edit with NoiseMap.fast()",
     "jacobian-free": "the first edit with Jacobian-free noise-map guidance",
     "checkpointing": "the first edit with gradient checkpointing",
     "compile": "the first edit with a compiled network",
@@ -81,6 +82,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, if not given")
     p.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
     p.add_argument("--threads", type=int, help="of torch on a CPU")
+    p.add_argument("--pixels", type=int, metavar="N", help="width and height, multiples of 64 (default: 512)")
     p.add_argument("--small", action="store_true", help="a small network, to try the benchmark out")
     p.add_argument("--json", type=Path, metavar="FILE", help="append the rows to a file, one JSON object a line")
     return p.parse_args(words)
@@ -122,7 +124,7 @@ def main() -> None:
     gpu = device == "cuda"
     options = ["--device", device, "--dtype", given.dtype or ("float16" if gpu else "float32")]
     options += [*(["--threads", str(given.threads)] if given.threads else []), *(["--small"] if given.small else [])]
-    options += ["--decode"] if gpu else []
+    options += [*(["--pixels", str(given.pixels)] if given.pixels else []), *(["--decode"] if gpu else [])]
     measurements = [*(["baseline"] if given.baseline else []), "first", "again", "two-targets", *(given.changes or [])]
 
     rows, started = [], datetime.now(UTC).isoformat(timespec="seconds")

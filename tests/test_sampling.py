@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 from itertools import pairwise
@@ -307,11 +306,6 @@ def test_the_inversion_of_an_edit_can_be_the_authors(backbone, picture):
 def test_what_contradicts_the_trajectory_is_refused(backbone, trajectory, given):
     with pytest.raises(ValueError, match="is not the trajectory's .*; leave it out, or invert again"):
         edit(backbone, trajectory, targets=[BLUE], progress=False, **given)
-
-
-def test_a_trajectory_of_another_model_is_refused(backbone, trajectory):
-    with pytest.raises(ValueError, match="was made with 'other/model' and the pipeline is 'unnamed'; invert again"):
-        prepare(backbone, dataclasses.replace(trajectory, model="other/model"))
 
 
 def test_a_trajectory_of_another_latent_is_refused(tiny, trajectory):

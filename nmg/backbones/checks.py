@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from nmg import levels
+from nmg.undo import undoing
 
 PARTS = {
     "vae",
@@ -50,6 +51,9 @@ SWAPS = {
     "lazy_prefetch_group_offloading": "group offload",
 }
 """Hooks of diffusers that exchange a layer's weights after its forward pass, and what they are called."""
+
+REUSES = ("cache", "fbc_", "broadcast", "skip", "energy_guidance")
+"""In the names of diffusers' hooks that leave out layers, or take what they gave in another step or call."""
 
 
 def check(pipe: Any) -> None:
@@ -94,23 +98,41 @@ def check_network(unet: Any, reads: tuple[str, ...] = ()) -> None:
             f"the UNet reads grounding boxes or pictures (attention_type={kind!r}, as GLIGEN's), which an edit would "
             "leave out; use a pipeline without them"
         )
-    if layer := next(_replaced(unet), None):
+    # What an interrupt left of ours is undone first.
+    with undoing(unet):
+        layer = next(_replaced(unet), None)
+    if layer:
         raise TypeError(
-            f"the forward pass of {layer} was replaced, by token merging perhaps: its positions are no longer those of "
-            "the picture, which edits compare; undo it first, for example with tomesd.remove_patch(pipe)"
+            f"the forward pass of {layer} was replaced, by token merging or a cache perhaps (ToMe's or DeepCache's): "
+            "an edit compares positions and steps, and needs all of them computed; undo it first, for example with "
+            "tomesd.remove_patch(pipe) or helper.disable()"
+        )
+    if found := sorted({name for name in _hooks(unet) if any(part in name for part in REUSES)}):
+        raise TypeError(
+            f"the network has {', '.join(found)}, which leaves out layers, or takes what they gave in another step, so "
+            "that an edit would not see them; undo it first, for example with pipe.transformer.disable_cache()"
         )
 
 
 def _replaced(unet: nn.Module) -> Iterator[str]:
-    """Paths of the transformer blocks and attention layers that compute something else than their class does.
+    """Paths of the blocks and layers that compute something else than their class does.
 
-    accelerate's and diffusers' hooks wrap the forward pass, and leave it the same.
+    accelerate's and diffusers' hooks wrap the forward pass, and leave it the same. So may who replaces that of the
+    whole network, to compile or to watch it, or of a single convolution, to make tileable pictures.
     """
     for path, module in unet.named_modules():
-        attends = hasattr(module, "processor") or hasattr(module, "attn1")
+        whole, single = module is unet, not any(True for _ in module.children())
         wrapped = hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
-        if attends and (type(module).__name__ == "ToMeBlock" or ("forward" in vars(module) and not wrapped)):
+        replaced = "forward" in vars(module) and not (wrapped or whole or single)
+        if type(module).__name__ == "ToMeBlock" or replaced:
             yield path
+
+
+def _hooks(network: nn.Module) -> Iterator[str]:
+    """Names of diffusers' hooks on a network's modules."""
+    for module in network.modules():
+        if (registry := getattr(module, "_diffusers_hook", None)) is not None:
+            yield from registry.hooks
 
 
 def check_gradient(network: Any, who: str, cure: str) -> None:
@@ -122,8 +144,7 @@ def check_gradient(network: Any, who: str, cure: str) -> None:
     Raises:
         ValueError: with what exchanges the weights.
     """
-    registries = (getattr(module, "_diffusers_hook", None) for module in network.modules())
-    found = {SWAPS[name] for hooks in registries if hooks is not None for name in hooks.hooks if name in SWAPS}
+    found = {SWAPS[name] for name in _hooks(network) if name in SWAPS}
     if found:
         raise ValueError(
             f"{who} takes a gradient through the network, and {' and '.join(sorted(found))} exchanges the weights "

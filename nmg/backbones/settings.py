@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from nmg.schema import Form, Number, Share, Text, checked, parsed
 
 BUNDLED = "menagerie"
 """What the bundled model is called."""
 BUNDLED_FOLDER = Path(__file__).parents[1] / "menagerie" / "weights"
 FILE = "nmg.json"
+
+
+Part = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Fields(Form):
+    """What the file may say: the fields of `ModelSettings`."""
+
+    name: Text = ""
+    profile: Text = ""
+    noise_map_scale: Number | None = None
+    gradient_scale: Number | None = None
+    text_scale: Number | None = None
+    word_maps: Part = 1
+    layout: Part = 1
+    blend_threshold: Share | Literal["otsu"] = "otsu"
+    words: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
+    sentences: Any = None
+    colours: Any = None
+    """Of earlier versions: sentences for edit directions; not used."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +97,11 @@ class ModelSettings:
         if not path.is_file():
             return cls(**family)
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-            # Files of earlier versions hold sentences for edit directions too.
-            dropped = ("sentences", "colours")
-            own = {key: value for key, value in (values | lists).items() if key not in dropped}
-            return cls(**family | own)
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            said = checked(parsed(path.read_text(encoding="utf-8")), _Fields)
+        except (OSError, ValueError) as error:
             raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
+        own = said.model_dump(exclude_unset=True, exclude={"sentences", "colours"})
+        return cls(**family | own)
 
 
 def settings_of(pipe: Any) -> ModelSettings:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nmg import images
 from nmg.alignment import Tokens, tokenize
-from nmg.attention import Attend, Site, attending, sites, spatial_size
+from nmg.attention import Attend, Site, attending, sites, spatial_size, uncompiled
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
 from nmg.conditioning import Conditioning
@@ -30,6 +30,11 @@ from nmg.levels import FLOW_VELOCITY, NOISE, Level, Step, restated, steps
 from nmg.threads import alone_with
 from nmg.types import Image, Latents
 from nmg.undo import undoing
+
+UNNAMED = "unnamed"
+"""The name of a model that was loaded from nowhere."""
+PROBE = 8
+"""Height and width of the latent by which a network is known."""
 
 
 class Backbone:
@@ -99,7 +104,7 @@ class Backbone:
     @property
     def name(self) -> str:
         """The hub id or folder that the pipeline was loaded from."""
-        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or "unnamed")
+        name = str(getattr(self.pipe, "name_or_path", "") or self.pipe.config.get("_name_or_path", "") or UNNAMED)
         return os.path.abspath(name) if os.path.isdir(name) else name
 
     @cached_property
@@ -314,6 +319,18 @@ class Backbone:
             latents = x.to(self.network.dtype)
             out = self.network(latents, **self._inputs(latents, step.timestep, text), return_dict=False)[0]
         return restated(out.float(), x, step.here, self._meaning(step.here))
+
+    @torch.no_grad()
+    def answer(self, prompt: str) -> Latents:
+        """What the network gives, as it gives it, for noise that is always the same, [1, channels, 8, 8] in fp32, in
+        the middle of its timesteps under a prompt. Not hooked and not compiled: another shape would compile it anew."""
+        count = self.network.config.in_channels * PROBE**2
+        # No generator, which another release may change: quantiles of the normal distribution, well mixed.
+        shares = (torch.arange(1, count + 1, dtype=torch.float64) * (5**0.5 - 1) / 2) % 1
+        noise = torch.special.ndtri(shares).reshape(1, -1, PROBE, PROBE).to(self.device, self.network.dtype)
+        inputs = self._inputs(noise, self.scheduler.config.num_train_timesteps // 2, self.text([prompt]))
+        with attending(self.network, None), uncompiled(self.network):
+            return self.network(noise, **inputs, return_dict=False)[0].float()
 
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         """What the network is called with, besides the latents."""

@@ -24,6 +24,7 @@ from torch.nn.functional import cosine_similarity
 
 from nmg.alignment import occurrences
 from nmg.backbones import Backbone
+from nmg.identity import Identity
 from nmg.schema import Form, Share, Text
 from nmg.serialize import load, save
 
@@ -36,7 +37,7 @@ WORD = "\0"
 """Stands for the word that is exchanged."""
 
 
-AXES = {"embedding": "1 tokens features", "pooled": "1 width"}
+AXES = {"embedding": "1 tokens features", "pooled": "1 width", "encoder": "1 tokens features"}
 """The tensors of a saved direction."""
 Sentences = Annotated[list[Text], Field(min_length=1, max_length=10_000)]
 
@@ -47,6 +48,7 @@ class _Fields(Form):
     source: Sentences
     target: Sentences
     separation: Share | None
+    rounding: Share | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ class EditDirection:
             lies farther along it than every source sentence), on sentences that the direction was not made of. NaN for
             fewer than two sentences a side.
         pooled: the same of the pooled embedding, [1, width], where the model reads one.
+        encoder: what the text encoder is known by: its embedding of the first source sentence.
     """
 
     embedding: Float[Tensor, "1 tokens features"]
@@ -67,6 +70,7 @@ class EditDirection:
     target: tuple[str, ...]
     separation: float
     pooled: Float[Tensor, "1 width"] | None = None
+    encoder: Identity | None = None
 
     @classmethod
     def between(cls, pipe: Any, source: Side, target: Side, prompt: str = "") -> EditDirection:
@@ -98,8 +102,28 @@ class EditDirection:
             here, there = _encoded(backbone, first), _encoded(backbone, second)
             move = {name: there[name].mean(0, keepdim=True) - here[name].mean(0, keepdim=True) for name in here}
             separation = _separation(here["tokens"], there["tokens"])
-            known[key] = cls(move["tokens"], first, second, separation, move.get("pooled"))
+            encoder = Identity.of_text(backbone, first[0])
+            known[key] = cls(move["tokens"], first, second, separation, move.get("pooled"), encoder)
         return known[key]
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise for a direction in the space of another text encoder.
+
+        Raises:
+            ValueError: with what to do.
+        """
+        cure = "make it again with this pipeline by EditDirection.between"
+        own, expected = list(self.embedding.shape[1:]), list(backbone.text([""]).shape[1:])
+        if own != expected:
+            raise ValueError(f"the direction has the shape {own} and the text encoder gives {expected}; {cure}")
+        if self.encoder is None:
+            return
+        now = Identity.of_text(backbone, self.source[0])
+        if not self.encoder.is_same(now):
+            raise ValueError(
+                "the direction was made by another text encoder than the pipeline's: what the two say of "
+                f"{self.source[0]!r} is {100 * self.encoder.apart(now):.2g} % apart; {cure}"
+            )
 
     def fit(self, move: Float[Tensor, "1 tokens features"]) -> float:
         """Cosine, -1…1, of the direction and the move from a source prompt's embedding to its target prompt's; NaN
@@ -116,8 +140,10 @@ class EditDirection:
         """Write the direction and its sentences to one safetensors file."""
         separation = None if math.isnan(self.separation) else self.separation
         described = {"source": self.source, "target": self.target, "separation": separation}
-        pooled = {} if self.pooled is None else {"pooled": self.pooled}
-        save(path, FORMAT, {"embedding": self.embedding} | pooled, described)
+        held = {"embedding": self.embedding} | ({} if self.pooled is None else {"pooled": self.pooled})
+        if self.encoder is not None:
+            held["encoder"], described["rounding"] = self.encoder.answer, self.encoder.rounding
+        save(path, FORMAT, held, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EditDirection:
@@ -132,7 +158,12 @@ class EditDirection:
         if "embedding" not in held or not held["embedding"].any():
             raise ValueError(f"{os.fspath(path)!r} is damaged: its direction leads nowhere; {cure}")
         separation = math.nan if fields.separation is None else fields.separation
-        return cls(held["embedding"], tuple(fields.source), tuple(fields.target), separation, held.get("pooled"))
+        try:
+            encoder = Identity.read(held.get("encoder"), fields.rounding)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)!r} is damaged: {error}; {cure}") from error
+        sides = tuple(fields.source), tuple(fields.target)
+        return cls(held["embedding"], *sides, separation, held.get("pooled"), encoder)
 
 
 Side = str | os.PathLike | Sequence[str]

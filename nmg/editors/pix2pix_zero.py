@@ -140,17 +140,10 @@ class Pix2PixZero(Editor):
                 f"Pix2PixZero: one direction gives one picture, and there are {len(prompts) - 1} targets; give one "
                 "target, or leave the direction out, so that each follows its own prompt"
             )
-        direction = self.opened().direction
-        if isinstance(direction, EditDirection):
-            found = direction
-        else:
-            found = EditDirection.between(backbone, *direction, prompt=prompts[0])
-        expected = backbone.text([""]).shape[1:]
-        if found.embedding.shape[1:] != expected:
-            raise ValueError(
-                f"the direction has the shape {list(found.embedding.shape[1:])} and the text encoder gives "
-                f"{list(expected)}; make it again with this pipeline by EditDirection.between"
-            )
+        found = self.opened().direction
+        if not isinstance(found, EditDirection):
+            return EditDirection.between(backbone, *found, prompt=prompts[0])
+        found.check(backbone)
         return found
 
 

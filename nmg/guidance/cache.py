@@ -17,6 +17,7 @@ import torch
 from nmg import rows
 from nmg.conditioning import Conditioning
 from nmg.guidance.base import Guidance, Stack
+from nmg.identity import rounding_of
 from nmg.inversion import SourceRow, Trajectory
 from nmg.levels import Step
 from nmg.run import Run, delegating
@@ -27,8 +28,6 @@ OTHER_FLOORS = ("editors", "lab", "menagerie")
 """Folders of the package whose code the source row does not depend on."""
 CLOSE = 3.0
 """Relative distance, in rounding errors of one number, up to which two predictions count as one network's."""
-TENSOR_CORES = 2.0**-10
-"""Rounding error of tensor cores in single precision."""
 
 
 def key_of(trajectory: Trajectory, guidance: Guidance, negative: str) -> str | None:
@@ -64,7 +63,7 @@ def replayable(run: Run, key: str | None) -> bool:
     if row is None or row.key != key:
         return False
     noise = run.predict(row.seen[:1], run.steps[0], rows.source(run.text))
-    limit = CLOSE * max(torch.finfo(run.backbone.network.dtype).eps, TENSOR_CORES)
+    limit = CLOSE * rounding_of(run.backbone.network.dtype)
     return bool((noise - row.noise).norm() / row.noise.norm().clamp_min(1e-12) <= limit)
 
 

@@ -14,15 +14,16 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from nmg import rows
+from nmg import identity, rows
 from nmg.backbones import Backbone
 from nmg.backbones.checks import check_gradient
 from nmg.conditioning import Conditioning
 from nmg.guidance.base import Guidance
 from nmg.guidance.needs import need_aligned, need_deterministic, need_no_negative
+from nmg.identity import Identity
 from nmg.levels import Step, transfer
 from nmg.run import PUBLISHED_STEPS, Asked, Run
-from nmg.schema import MOST, Form, Number, Text
+from nmg.schema import MOST, Form, Number, Share, Text
 from nmg.serialize import load, save
 from nmg.types import Latents
 from nmg.undo import no_inference
@@ -32,7 +33,7 @@ SAME_START = 0.05
 """The most that two inversions of the same picture differ by, on other hardware or in another precision."""
 
 
-AXES = {"embeddings": "steps tokens features", "start": "1 channels height width"}
+AXES = {"embeddings": "steps tokens features", "start": "1 channels height width", "network": "1 channels 8 8"}
 """The tensors of saved null texts."""
 
 
@@ -43,6 +44,7 @@ class _Fields(Form):
     text_scale: Number
     prompt: Text
     model: Text
+    rounding: Share | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,7 @@ class NullTexts:
         text_scale: w that they were found for.
         prompt, model: of the trajectory.
         start: its noisiest map, [1, channels, height, width]. Another picture has another.
+        network: what their network is known by; see `Trajectory`.
         path: of the file that they were read from, if any.
     """
 
@@ -65,6 +68,7 @@ class NullTexts:
     model: str
     start: Latents
     path: str | None = field(default=None, compare=False)
+    network: Identity | None = None
 
     def described(self) -> str | None:
         """What a recipe holds of them: their file, or nothing. They are then found again."""
@@ -73,7 +77,10 @@ class NullTexts:
     def save(self, path: str | os.PathLike) -> None:
         """Write them to one safetensors file."""
         described = {name: getattr(self, name) for name in ("losses", "text_scale", "prompt", "model")}
-        save(path, FORMAT, {"embeddings": self.embeddings, "start": self.start}, described)
+        held = {"embeddings": self.embeddings, "start": self.start}
+        if self.network is not None:
+            held["network"], described["rounding"] = self.network.answer, self.network.rounding
+        save(path, FORMAT, held, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> NullTexts:
@@ -85,10 +92,14 @@ class NullTexts:
         """
         cure = "make them with nmg.find_null_texts"
         held, fields = load(path, FORMAT, _Fields, AXES, "null texts", cure)
-        if held.keys() != AXES.keys() or len(held["embeddings"]) != len(fields.losses):
-            raise ValueError(f"{os.fspath(path)!r} is damaged: it lacks some of its null texts or losses; {cure}")
         said = (tuple(fields.losses), fields.text_scale, fields.prompt, fields.model)
-        return cls(held["embeddings"], *said, held["start"], os.fspath(path))
+        try:
+            network = Identity.read(held.pop("network", None), fields.rounding)
+            if len(held) < 2 or len(held["embeddings"]) != len(fields.losses):
+                raise ValueError("it lacks some of its null texts or losses")
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)!r} is damaged: {error}; {cure}") from error
+        return cls(held["embeddings"], *said, held["start"], os.fspath(path), network)
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,8 @@ class NullText(Guidance):
             _same("steps", len(self.embeddings.embeddings), request.steps)
             _same("text scale", self.embeddings.text_scale, self.text_scale)
             _same("source prompt", self.embeddings.prompt, request.prompts[0])
-            _same("model", self.embeddings.model, backbone.name)
+            found, what = self.embeddings, "NullText: what embeddings holds"
+            identity.check(backbone, found.prompt, found.network, found.model, what, "find them again")
 
     def prepare(self, run: Run) -> Guidance:
         if self.embeddings is None:
@@ -217,9 +229,9 @@ class Search(Guidance):
         embeddings = torch.cat([embedding for embedding, _ in self.found]).float().cpu()
         losses = tuple(loss for _, loss in self.found)
         trajectory = run.trajectory
-        return NullTexts(
-            embeddings, losses, self.text_scale, trajectory.prompt, trajectory.model, trajectory.start.float().cpu()
-        )
+        start, network = trajectory.start.float().cpu(), trajectory.network
+        said = (losses, self.text_scale, trajectory.prompt, trajectory.model)
+        return NullTexts(embeddings, *said, start, network=network)
 
 
 def _same(what: str, has: object, needs: object) -> None:

@@ -28,7 +28,8 @@ class FixedPoint(Inversion):
         average: how many of a step's last estimates are averaged; 1 averages nothing.
 
     Raises:
-        ValueError: for fewer than one iteration or estimate, or a tolerance that is negative or not finite.
+        ValueError: for fewer than one iteration or estimate, more estimates to average than are made, or a tolerance
+            that is negative or not finite.
     """
 
     iterations: int = 10
@@ -40,6 +41,11 @@ class FixedPoint(Inversion):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"FixedPoint: {name}={value!r} must be a whole number from 1 on")
+        if self.average > self.iterations + 1:
+            raise ValueError(
+                f"FixedPoint: average={self.average} needs as many estimates, and iterations={self.iterations} makes "
+                f"{self.iterations + 1} with DDIM's; give a smaller average, or more iterations"
+            )
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ValueError(f"FixedPoint: tolerance={self.tolerance!r} must be a number from 0 on, such as 1e-4")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from nmg import images, rows
 from nmg.backbones import Backbone
 from nmg.conditioning import Conditioning
+from nmg.identity import Identity
 from nmg.inversion.base import CONVENTIONS, DDIM, Ask, Inversion
 from nmg.inversion.trajectory import Trajectory
 from nmg.levels import Step
@@ -112,7 +114,8 @@ def rise(
             callback(step, x)
     levels = (rises[0].here, *(up.there for up in rises))
     residuals = torch.cat(lacks[::-1]) if lacks else None
-    return Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+    found = Trajectory(torch.cat(maps), levels, down, prompt, backbone.name, convention, inversion, residuals)
+    return dataclasses.replace(found, network=Identity.of(backbone, prompt))
 
 
 def _asking(backbone: Backbone, step: Step, text: Conditioning, null: Conditioning) -> Ask:

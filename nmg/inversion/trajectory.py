@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nmg.conditioning import Conditioning
+from nmg.identity import Identity
 from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
@@ -35,6 +36,7 @@ INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised, UniInv)
 AXES = {
     "maps": "levels channels height width",
     "residuals": "steps channels height width",
+    "network": "1 channels 8 8",
     "cache.seen": "steps channels height width",
     "cache.ended": "steps channels height width",
     "cache.noise": "1 channels height width",
@@ -61,6 +63,7 @@ class _Fields(Form):
     convention: Text = "aligned"
     cache: Text | None = None
     plain_drift: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    rounding: Share | None = None
     path: Text | None = None
     """Of version 0.1.0; not used."""
 
@@ -119,6 +122,8 @@ class Trajectory:
         inversion: how the maps were made.
         residuals: what to add after each of the `steps`, where DDIM steps alone do not join the maps.
         cache: the source row of an earlier edit. An edit with the same guidance replays it.
+        network: what the network is known by that the maps were made by, whatever its name is (`Identity.of(pipe,
+            prompt)`). Without one the name counts.
     """
 
     maps: Float[Tensor, "levels channels height width"]
@@ -130,6 +135,8 @@ class Trajectory:
     inversion: Inversion = DDIM()
     residuals: Float[Tensor, "steps channels height width"] | None = None
     cache: SourceRow | None = None
+    # Not part of what a source row is known by, for which the network is asked again.
+    network: Identity | None = field(default=None, compare=False)
 
     @property
     def start(self) -> Latents:
@@ -158,7 +165,7 @@ class Trajectory:
             ValueError: with what is wrong.
         """
         count, steps = len(self.steps), self.steps
-        tensors = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
+        tensors = self._tensors()
         # A row may be held in half precision, and a mask as truth values; a file holds neither.
         row = {} if self.cache is None else self.cache.tensors()
         sizes = shaped(tensors | {f"cache.{name}": tensor.float() for name, tensor in row.items()}, AXES)
@@ -177,6 +184,12 @@ class Trajectory:
             raise ValueError("its noise levels don't fall from the picture on, or leave 0…1")
         if self.convention == "aligned" and own != tuple(self.levels):
             raise ValueError("its noise levels are not those of its steps")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, without the cache's."""
+        answer = None if self.network is None else self.network.answer
+        held = {"maps": self.maps, "residuals": self.residuals, "network": answer}
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
     def to(self, device: torch.device | str) -> Trajectory:
         residuals = None if self.residuals is None else self.residuals.to(device)
@@ -198,7 +211,8 @@ class Trajectory:
         described["levels"] = [dataclasses.astuple(level) for level in self.levels]
         described["steps"] = [dataclasses.astuple(step) for step in self.steps]
         described["inversion"] = packed(self.inversion)
-        held = {"maps": self.maps} | ({} if self.residuals is None else {"residuals": self.residuals})
+        described["rounding"] = None if self.network is None else self.network.rounding
+        held = self._tensors()
         if self.cache is not None:
             described |= {"cache": self.cache.key, "plain_drift": self.cache.plain_drift}
             held |= {f"cache.{name}": tensor for name, tensor in self.cache.tensors().items()}
@@ -221,6 +235,7 @@ class Trajectory:
             described["cache"] = None if fields.cache is None else SourceRow.of(fields.cache, row, fields.plain_drift)
             steps = tuple(Step(i, t, _level(here), _level(there)) for i, t, here, there in fields.steps)
             levels = tuple(map(_level, fields.levels))
+            described["network"] = Identity.read(held.get("network"), fields.rounding)
             found = cls(held["maps"], levels, steps, residuals=held.get("residuals"), **described)
             found.check()
         except (ValueError, TypeError, KeyError) as error:

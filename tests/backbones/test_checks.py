@@ -1,3 +1,4 @@
+import functools
 import types
 
 import pytest
@@ -22,6 +23,7 @@ from nmg import (
     invert,
 )
 from nmg.backbones.checks import SWAPS, unfollowed
+from nmg.undo import undoing
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
 QUICK = {"steps": 2, "progress": False}
@@ -56,6 +58,19 @@ def with_patched_block(pipe):
     block.__class__ = type("ToMeBlock", (type(block),), {})
 
 
+def with_cached_block(pipe):
+    """As DeepCache does it."""
+    block = pipe.unet.down_blocks[0]
+    block.forward = lambda *rest, **options: type(block).forward(block, *rest, **options)
+
+
+def with_hook(name):
+    def change(pipe):
+        pipe.unet.mid_block._diffusers_hook = types.SimpleNamespace(hooks={name: None})
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -74,6 +89,10 @@ def with_patched_block(pipe):
         (with_config(attention_type="gated"), "grounding boxes"),
         (with_merged_tokens, "the forward pass of .*attn1 was replaced, by token merging"),
         (with_patched_block, "the forward pass of .*transformer_blocks.0 was replaced, by token merging"),
+        (with_cached_block, r"the forward pass of down_blocks.0 was replaced, .* helper.disable\(\)"),
+        (with_hook("pyramid_attention_broadcast"), "has pyramid_attention_broadcast, which leaves out .*disable_cache"),
+        (with_hook("fbc_block_hook"), "has fbc_block_hook, which"),
+        (with_hook("faster_cache_block"), "has faster_cache_block, which"),
     ],
     ids=lambda value: "",
 )
@@ -83,6 +102,29 @@ def test_what_an_edit_would_leave_out_is_refused_by_name(build, change, said):
     change(pipe)
     with pytest.raises(TypeError, match=said):
         Backbone(pipe)
+
+
+def test_what_changes_no_block_is_not_refused(build):
+    """A watched network, tileable convolutions, and layers under accelerate's hooks."""
+    pipe = build()
+    unet = pipe.unet
+    watched = unet.forward
+    unet.forward = lambda *rest, **options: watched(*rest, **options)
+    unet.conv_in.forward = lambda x: type(unet.conv_in).forward(unet.conv_in, x)
+    unet.down_blocks[0].forward = functools.partial(type(unet.down_blocks[0]).forward, unet.down_blocks[0])
+    unet.down_blocks[0]._hf_hook = object()
+    Backbone(pipe)
+
+
+def test_a_layer_of_ours_that_an_interrupt_left_is_put_back(build):
+    pipe = build()
+    with undoing(pipe.unet) as note:
+        pass
+    # A change of a block that has ended, and was not undone.
+    note(functools.partial(vars(pipe.unet.mid_block).pop, "forward", None))
+    pipe.unet.mid_block.forward = lambda x: x
+    Backbone(pipe)
+    assert "forward" not in vars(pipe.unet.mid_block)
 
 
 # ---------------------------------------------------------------- gradients

@@ -28,7 +28,13 @@ def test_another_model_has_the_papers_settings(sd_shaped, build):
     assert settings_of(sd_shaped) == settings_of(build()) == ModelSettings() and ModelSettings().scales == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"telepathy": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"telepathy": 1}', '{"text_scale": "3"}', '{"text_scale": NaN}', '{"word_maps": 0}'),
+        *('{"blend_threshold": "half"}', '{"words": "cat"}', '{"name": "\\u001b[2J"}', '{"layout": 1e300}'),
+    ],
+)
 def test_a_file_that_says_what_is_unknown_is_refused(tmp_path, text):
     (tmp_path / "nmg.json").write_text(text)
     with pytest.raises(ValueError, match=r"the model's settings in .*nmg\.json' can't be read"):

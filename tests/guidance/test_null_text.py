@@ -264,7 +264,7 @@ def test_an_edit_takes_found_texts(backbone, trajectory, texts):
         ({"embeddings": torch.zeros(4, 77, 8), "losses": (0.0,) * 4}, "steps is 4 and the run's is 3; find them again"),
         ({"text_scale": 3.0}, r"text scale is 3\.0 and the run's is 7\.5"),
         ({"prompt": "a dog"}, "source prompt is 'a dog' and the run's is 'a red cat"),
-        ({"model": "owner/other"}, "model is 'owner/other' and the run's is"),
+        ({"model": "owner/other", "network": None}, "was made with 'owner/other', and the pipeline is"),
     ],
     ids=["steps", "scale", "prompt", "model"],
 )

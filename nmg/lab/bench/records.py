@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from nmg import files
 from nmg.files import replacing, unwritten
 from nmg.lab.scoring import INFINITE
+from nmg.schema import MOST, Form, Number, Text, Whole, checked, parsed
 
 CONFIGURATION = "run.json"
 """What all records of a folder were measured with."""
@@ -53,6 +55,38 @@ class Item:
         """The same text for the same item in every run."""
         scale = "-" if self.scale is None else f"{self.scale:g}"
         return "/".join([self.suite, self.split, self.task, str(self.item), self.method, scale])
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class _Fields(Form):
+    """What a line may hold: the fields of a `Record`."""
+
+    key: Text
+    suite: Text
+    split: Text
+    task: Text
+    item: Whole | Text
+    editor: Text
+    method: Text
+    scale: Number | None
+    steps: Annotated[int, Field(ge=0, le=MOST)]
+    source: Text
+    target: Text
+    device: Text
+    version: Text
+    model: Text
+    settings: dict[str, Any] = {}
+    metrics: dict[Text, Finite] = {}
+    missing: dict[Text, Text] = {}
+    seconds: Amount | None = None
+    inversion_seconds: Amount | None = None
+    peak_mib: Amount | None = None
+    pictures: dict[Text, Text] = {}
+    refused: Text | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,8 +151,8 @@ class Record:
             ValueError: for a line that holds no record of this version.
         """
         try:
-            return cls(**json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
+            return cls(**dict(checked(parsed(text), _Fields)))
+        except ValueError as error:
             raise ValueError(
                 f"a record can't be read by this version ({error}); give another folder, or delete this one"
             ) from error
@@ -228,7 +262,7 @@ def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -
     if first and not path.is_file() and (foreign := [name for name in TABLES if (folder / name).exists()]):
         raise ValueError(f"{folder} holds {foreign[0]} and no benchmark, which would write over it; {CURE}")
     if path.is_file():
-        known = json.loads(path.read_text())
+        known = _configuration(path)
         differing = [name for name in {**known, **configuration} if known.get(name) != configuration.get(name)]
         if differing:
             listed = "; ".join(
@@ -242,6 +276,13 @@ def configure(folder: Path, configuration: dict[str, Any], first: bool = True) -
 
 
 CURE = "give another folder (--out), or delete this one"
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    try:
+        return checked(parsed(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {CURE}") from error
 
 
 def agree(known: Iterable[Record], settings: dict[str, dict[str, Any]], folder: Path) -> None:

@@ -27,6 +27,28 @@ def test_a_whole_line_that_is_no_record_is_an_error(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"steps": -1}, {"steps": "50"}, {"item": 1.5}, {"seconds": -1.0}, {"metrics": {"psnr": "high"}}),
+        *({"metrics": [1]}, {"failed": 1}, {"method": "\x1b[2J"}, {"telepathy": 1}, {"source": None}),
+    ],
+    ids=str,
+)
+def test_a_damaged_field_is_one_line_that_names_it(tmp_path, changed):
+    values = json.loads(record().to_json()) | changed
+    (tmp_path / "records-0.jsonl").write_text(json.dumps(values) + "\n")
+    with pytest.raises(ValueError, match=f"can't be read by this version \\({next(iter(changed))}.*: .*another folder"):
+        read(tmp_path)
+
+
+def test_a_damaged_configuration_is_one_line(tmp_path):
+    for text in ("{", "[]", '{"steps": NaN}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match="run.json is damaged .*; give another folder"):
+            records.configure(tmp_path, {"steps": 2})
+
+
 def test_keys_tell_every_item_from_every_other():
     items = [Item("menagerie", "test", "t", 1, "NMG", scale) for scale in (None, 3.0, 30.0)]
     items += [Item("pie", "test", "t", 1, "NMG"), Item("menagerie", "test", "t", 11, "NMG")]
