@@ -6,7 +6,7 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from torch.profiler import ProfilerActivity, profile
 
 import nmg
-from nmg import CFG, Editor, NoiseMap, Pix2PixZero, PromptToPrompt, Request
+from nmg import CFG, Editor, Identity, NoiseMap, Pix2PixZero, PromptToPrompt, Request
 from nmg.inversion import Trajectory
 from nmg.lab import memory
 from nmg.sampling import denoise, prepare
@@ -46,7 +46,8 @@ def test_what_is_computed_is_what_is_allocated(picture, case):
     size = backbone.latent_size((64, 48))
     down = backbone.steps(2, size)
     levels = (down[-1].there, *(step.here for step in reversed(down)))
-    trajectory = Trajectory(torch.randn(3, 4, *size), levels, down, SOURCE, backbone.name)
+    network = Identity.of(backbone, SOURCE)
+    trajectory = Trajectory(torch.randn(3, 4, *size), levels, down, SOURCE, backbone.name, network=network)
     run = prepare(backbone, trajectory, [TARGET], negative=editor.negative(SOURCE))
     assert needs.step == pytest.approx(allocated(lambda: next(denoise(run, guidance, editor))), rel=0.02)
     pixels, latent = torch.randn(1, 3, 48, 64), torch.randn(1, 4, *size)
