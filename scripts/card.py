@@ -8,8 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from nmg.menagerie.scene import FACTORS
+from nmg.menagerie.scene import FACTORS, SIZE
 from nmg.menagerie.tasks import TRAIN_SEEDS
+from scripts.goals import goals
 
 HEAD = """\
 # Menagerie
@@ -21,9 +22,9 @@ run, test and explain image editing without downloads, not to make pictures for 
 
 ## Data
 
-Scenes that the package draws (`nmg.menagerie.Scene`), 64×64 pixels, captioned by template. Named factors: {factors}.
-Never named: position, size, hue, light, horizon, direction, and the shape of the place. Training scenes have seeds from
-{seed:,} on; every figure below is from other seeds.
+Scenes that the package draws (`nmg.menagerie.Scene`), {size}×{size} pixels, captioned as people write: a third are
+short, words vary and change places. Named factors: {factors}. Never named: position, size, hue, light, horizon, and the
+shape of the place. Training scenes have seeds from {seed:,} on; every figure below is from other seeds.
 
 ## Training
 
@@ -47,11 +48,12 @@ def write(training: dict[str, Any], report: dict[str, Any]) -> str:
         sizes=f"Parameters: {sizes}.",
         factors=factors,
         seed=TRAIN_SEEDS,
+        size=SIZE,
         curves=CURVES,
         settings=", ".join(f"{k} {v}" for k, v in training["settings"].items()),
         training=f"On {training['hardware']}.\n\n" + table(["network", "samples seen", "minutes by the clock"], stages),
     )
-    return "\n".join([head, _quality(report), _edits(report["edits"], report["scales"]), _limits(report)])
+    return "\n".join([head, _goals(report), _quality(report), _edits(report), _limits(report)])
 
 
 def curves(training: dict[str, Any]) -> Figure:
@@ -98,24 +100,33 @@ def _quality(report: dict[str, Any]) -> str:
     )
 
 
-def _edits(edits: dict[str, Any], scales: dict[str, float]) -> str:
-    methods = list(next(iter(edits["tasks"].values())))
-    used = edits["noise_map_scales"]
-    by_editor = " and ".join(f"{value:g} for {editor}" for editor, value in used.items())
-    if len(set(used.values())) == 1:
-        by_editor = f"{next(iter(used.values())):g}"
-    held = ", ".join(f"{name} {value:g}" for name, value in scales.items() if name != "noise_map_scale")
-    chosen = f"noise_map_scale {by_editor}; {held}"
-    rows = [
-        [task, str(edits["scenes"][task]), *(_edit(values[m]) for m in methods)]
-        for task, values in edits["tasks"].items()
-    ]
+def _goals(report: dict[str, Any]) -> str:
+    rows = [goal.row for goal in goals(report)]
+    met = sum(row[-1] == "yes" for row in rows)
+    measured = table(["what", "asked", "reached", "met"], rows)
     return (
-        f"## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog), at fixed scales "
-        f"({chosen}), on test scenes, {edits['steps']} steps. Each cell: share of edits whose "
-        "changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the source; "
-        f"*ceiling* is the autoencoder's picture of the truth.\n\n{table(['task', 'scenes', *methods], rows)}\n"
+        f"## What it must show\n\n{met} of {len(rows)} are met. {report['scenes']} held-out scenes for each figure or "
+        f"task, {report['steps']} steps (`python -m scripts.evaluate`).\n\n{measured}\n"
     )
+
+
+def _edits(report: dict[str, Any]) -> str:
+    edits, scales = report["edits"], ", ".join(f"{name} {value:g}" for name, value in report["scales"].items())
+    tables = {
+        f"At the model's scales ({scales})": edits["everyday"],
+        "At text scale 7.5": edits["strong"],
+    }
+    written = "\n\n".join(f"{name}:\n\n{_tasks(rows)}" for name, rows in tables.items())
+    return (
+        "## Edits\n\nBy Prompt-to-Prompt, MasaCtrl (viewpoint, pose) and pix2pix-zero (cat and dog). Each cell: share "
+        "of edits whose changed factor reads as asked / PSNR in dB to the exact counterfactual. *identity* returns the "
+        f"source; *ceiling* is the autoencoder's picture of the truth.\n\n{written}\n"
+    )
+
+
+def _tasks(tasks: dict[str, Any]) -> str:
+    methods = list(next(iter(tasks.values())))
+    return table(["task", *methods], [[task, *(_edit(rows[m]) for m in methods)] for task, rows in tasks.items()])
 
 
 def _edit(values: dict[str, Any]) -> str:
@@ -130,7 +141,7 @@ def _limits(report: dict[str, Any]) -> str:
     accuracy = report["generation"]["accuracy"]
     weakest = sorted(accuracy, key=accuracy.__getitem__)[:3]
     named = ", ".join(f"{name} ({accuracy[name]:.2f})" for name in weakest)
-    shares = {task: values["NMG"]["success"] for task, values in report["edits"]["tasks"].items() if "NMG" in values}
+    shares = {task: values["NMG"]["success"] for task, values in report["edits"]["everyday"].items()}
     failing = [f"{task} ({share:.2f})" for task, share in shares.items() if share is not None and share < 0.5]
     edits = f" Edits that mostly fail: {', '.join(failing)}." if failing else ""
     return (

@@ -1,443 +1,315 @@
 """Train Menagerie's model: `python -m scripts.train`, or `make train`.
 
-Stages, each resumable and each skipped once its budget is spent: *render* a bank of scenes, train the
-factor *classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it
-may go on beside or after the UNet), and the *unet* with its text encoder; then *export* the Stable
-Diffusion folder. A budget is given in samples or in minutes, whichever ends first, and a
-larger one given later continues from the checkpoint. With CUDA the networks run compiled and in bf16; on the
-CPU eagerly and in float32: there, PyTorch 2.13 compiled under bf16 silently gives no gradient through nearest-neighbour
-upsampling. A network is not written if a part of it was never trained.
+Stages, each resumable and each skipped once its budget is spent: *render* the scenes, train the factor
+*classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it may go on beside or
+after the UNet), and the *unet* with its text encoder; then *export* the Stable Diffusion folder. A budget is given in
+samples or in minutes, whichever ends first, and a larger one given later continues from the checkpoint. Matrices are
+trained by Muon, the rest by AdamW, in float32. Several processes train together:
+
+  torchrun --nproc_per_node 2 -m scripts.train --stages vae
+
+On a GPU (`--device cuda`) the scenes are rendered beside the training, which draws from those that are there. From a
+folder that was exported, such as the bundled model, its networks are trained on with `--start FOLDER`.
+
+Nothing fails in silence: a save refuses a network of which a tensor has moved by weight decay alone, and a compiled
+network must have the eager one's gradients before its stage begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import functools
 import json
 import math
 import multiprocessing
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from nmg.lab.profile import MENAGERIE
 from nmg.menagerie import networks
-from nmg.menagerie.captions import caption
-from nmg.menagerie.model import constant, settings
-from nmg.menagerie.scene import Scene
-from nmg.menagerie.tasks import TRAIN_SEEDS
+from nmg.menagerie.model import settings
+from scripts.training import flow, losses
+from scripts.training.data import LATENT, Bank, Draw, to_tensor
+from scripts.training.export import export, export_flow
+from scripts.training.stage import WARM_UP, Budget, Stage, compare_gradients
 
-SNR_CAP = 5.0
-
-
-# ---------------------------------------------------------------- data
-
-
-def _render(index: int) -> np.ndarray:
-    return np.asarray(Scene.sample(TRAIN_SEEDS + index).render(networks.IMAGE_SIZE))
-
-
-def render_bank(folder: Path, count: int, workers: int) -> np.ndarray:
-    """Pictures uint8 [count, 64, 64, 3] of the training scenes, rendered once and mapped from disk."""
-    path = folder / f"bank_{count}.npy"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        bank = np.lib.format.open_memmap(part, "w+", np.uint8, (count, networks.IMAGE_SIZE, networks.IMAGE_SIZE, 3))
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for i, picture in enumerate(tqdm(pool.imap(_render, range(count), 64), "render", count)):
-                bank[i] = picture
-        bank.flush()
-        part.rename(path)
-    return np.load(path, mmap_mode="r")
+STAGES = ("classifier", "vae", "decoder", "unet", "flow")
+DEFAULT_MINUTES = {"classifier": 6, "vae": 25, "decoder": 90, "unet": 120, "flow": 90}
+BATCH = {"classifier": 32, "vae": 4, "decoder": 4, "unet": 32, "flow": 16}
+RATES = {
+    "classifier": (0.01, 1e-3),
+    "vae": (0.02, 1e-3),
+    "decoder": (0.01, 5e-4),
+    "unet": (0.02, 1.2e-3),
+    "flow": (0.02, 1e-3),
+}
+"""Peak learning rates of matrices (Muon) and of the rest (AdamW)."""
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
-    """uint8 [batch, height, width, 3] to float [batch, 3, height, width] in -1…1."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+SCALES = {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0}
+"""The scales of noise map guidance that suit the model, chosen on validation scenes."""
 
 
-def shuffled(count: int, batch: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of indices; every epoch sees each index once, in a new order."""
-    if count < batch:
-        raise ValueError(f"{count} scenes don't fill a batch of {batch}; give --scenes {batch} or more")
-    random = np.random.default_rng(seed)
-    while True:
-        order = random.permutation(count)
-        for start in range(0, count - batch + 1, batch):
-            yield order[start : start + batch]
+class Latents:
+    """The scaled mean latents of a bank's scenes, by an encoder that trains no longer.
 
-
-# ---------------------------------------------------------------- one loop for every network
-
-
-@dataclass
-class Budget:
-    """How long a stage trains, over all its runs: `samples` or `minutes`, whichever ends first."""
-
-    samples: float = math.inf
-    minutes: float = math.inf
-
-    def spent(self, samples: int, seconds: float) -> float:
-        """Fraction of the budget that is used, from 0 to 1."""
-        return min(1.0, max(samples / self.samples, seconds / 60 / self.minutes))
-
-
-def learning_rate(peak: float, spent: float, samples: int, warmup: int = 6400) -> float:
-    """Linear warm-up, then a cosine down to 3 % of the peak."""
-    return peak * min(1.0, (samples + 1) / warmup) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * spent)))
-
-
-class Stage:
-    """Trains one network to a budget, with AdamW, an averaged copy, checkpoints and a log.
-
-    Args:
-        name: of the checkpoint `<folder>/<name>.pt` and of the log `<name>.jsonl`.
-        network: the module to train.
-        loss: maps a step's random generator to a scalar and a dict of figures to log.
+    Attributes:
+        values: fp16 [scenes, 8, 16, 16], of the scenes that are rendered so far.
+        scale: what the encoder's means are multiplied with, so that they have a standard deviation of 1.
     """
 
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        loss: Callable,
-        folder: Path,
-        accelerator,
-        peak: float,
-        batch: int,
-        decay: float = 0.999,
-        seed: int = 0,
-    ):
-        self.name, self.loss, self.folder, self.peak, self.batch = name, loss, folder, peak, batch
-        self.accelerator, self.decay = accelerator, decay
-        self.network = network
-        self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
-        self.generator = torch.Generator().manual_seed(seed)
-        self.samples, self.seconds = 0, 0.0
-        if self.path.exists():
-            self._load()
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.name}.pt"
-
-    def run(self, budget: Budget, every: float = 120) -> nn.Module:
-        """Train until the budget is spent and return the averaged network."""
-        if budget.spent(self.samples, self.seconds) >= 1:
-            return self.average
-        self.network.train()
-        start, saved, window = time.time() - self.seconds, time.time(), []
-        bar = tqdm(
-            desc=self.name,
-            total=None if budget.samples == math.inf else int(budget.samples),
-            initial=self.samples,
-            unit="sample",
-            mininterval=5,
-        )
-        while (spent := budget.spent(self.samples, self.seconds)) < 1:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.peak, spent, self.samples)
-            with self.accelerator.autocast():
-                loss, figures = self.loss(self.network, self.generator)
-            self.accelerator.backward(loss)
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.samples += self.batch
-            self._follow()
-            bar.update(self.batch)
-            window.append({"loss": loss.item(), **figures})
-            self.seconds = time.time() - start
-            if time.time() - saved > every:
-                saved = time.time()
-                self._save(window)
-                bar.set_postfix({k: f"{v:.4f}" for k, v in self._mean(window).items()})
-                window = []
-        self._save(window)
-        return self.average
+    def __init__(self, vae: Any, bank: Bank, path: Path):
+        self.vae, self.bank, self.path, self.ready = vae, bank, path, 0
+        if path.exists():
+            saved = torch.load(path, weights_only=True)
+            self.values, self.scale = saved["latents"].to(bank.device), saved["scale"]
+            self.ready = bank.count
+            return
+        bank.follow(min(bank.count, 2048))
+        self.scale = 1 / torch.cat([self._means(i) for i in range(0, min(bank.ready, 2048), 64)]).std().item()
+        self.values = torch.empty(bank.count, networks.LATENT_CHANNELS, LATENT, LATENT, dtype=torch.float16)
+        self.values = self.values.to(bank.device)
+        self.follow()
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        decay = min(self.decay, (1 + self.samples / self.batch) / (10 + self.samples / self.batch))
-        source, average = self.network.state_dict(), self.average.state_dict()
-        floats = [name for name, tensor in average.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([average[n] for n in floats], [source[n] for n in floats], 1 - decay)
-        for name in average.keys() - set(floats):
-            average[name].copy_(source[name])
+    def _means(self, start: int, end: int | None = None) -> Tensor:
+        pictures = to_tensor(self.bank.columns["pictures"][start : min(start + 64, end or self.bank.ready)])
+        return self.vae.encode(pictures).latent_dist.mean
 
-    @staticmethod
-    def _mean(window: list[dict[str, float]]) -> dict[str, float]:
-        return {key: float(np.mean([row[key] for row in window])) for key in window[0]} if window else {}
-
-    def _save(self, window: list[dict[str, float]]) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "samples": self.samples,
-            "seconds": self.seconds,
-        }
-        part = self.path.with_suffix(".part")
-        torch.save(state, part)
-        part.rename(self.path)
-        row = {"samples": self.samples, "minutes": round(self.seconds / 60, 2), **self._mean(window)}
-        with self.path.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
-
-    def _load(self) -> None:
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.samples, self.seconds = state["samples"], state["seconds"]
+    def follow(self) -> int:
+        """Encode what has been rendered since; how many scenes have latents. A whole bank's are kept on disk."""
+        end = self.bank.follow()
+        for start in tqdm(range(self.ready, end, 64), "encode", leave=False, disable=end - self.ready < 4096):
+            self.values[start : start + 64][: end - start] = (self._means(start, end) * self.scale).half()
+        if end == self.bank.count > self.ready:
+            part = self.path.with_suffix(".part")
+            torch.save({"latents": self.values.cpu(), "scale": self.scale}, part)
+            part.rename(self.path)
+        self.ready = end
+        return end
 
 
-# ---------------------------------------------------------------- the three losses
+class Training:
+    """The recipe with its arguments: every network from its checkpoint, trained on if its stage is asked for."""
 
+    def __init__(self, arguments: argparse.Namespace):
+        self.given, self.folder = arguments, Path(arguments.work)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device(arguments.device)
+        torch.manual_seed(arguments.seed)
+        self.bank = Bank(self.folder, arguments.scenes, arguments.workers, self.device)
+        self.bank.follow(min(self.bank.count, arguments.first))
+        self.tokenizer = networks.build_tokenizer(self.folder / "tokenizer")
+        self.scheduler = networks.build_scheduler()
 
-def classifier_loss(bank: np.ndarray, batch: int, device: torch.device) -> Callable:
-    indices = shuffled(len(bank), batch, 11)
+    def stage(self, name: str, network: nn.Module, loss: Any, watch: Any, tag: str = "", follow: Any = None) -> Any:
+        """The averaged network of a stage, trained to its budget if it is among those asked for.
 
-    def loss(network: Any, generator: torch.Generator):
-        chosen = next(indices)
-        pictures = to_tensor(bank[chosen]).to(device)
-        # A little blur-free noise, so that an autoencoder's grain does not mislead the reading.
-        pictures = pictures + 0.08 * torch.randn(pictures.shape, generator=generator).to(device)
-        answers = networks.targets([Scene.sample(TRAIN_SEEDS + int(i)) for i in chosen])
-        losses = [
-            F.cross_entropy(logits.float(), answers[name].to(device)) for name, logits in network(pictures).items()
-        ]
-        return torch.stack(losses).mean(), {}
+        Args:
+            loss: maps how scenes are drawn to the loss.
+            watch: maps the number of watched scenes and the device to the watch.
+            follow: takes over what was rendered since, and gives how many scenes can be drawn.
+        """
+        given = self.given
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        network = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        batch = getattr(given, f"{name}_batch")
+        wanted = name in given.stages
+        follow = follow or self.bank.follow
+        draw = Draw(self.bank, batch, follow())
+        stage = Stage(
+            f"{name}{tag}",
+            network,
+            loss(draw) if wanted else None,
+            watch(given.watched, self.device) if wanted and rank == 0 else None,
+            self.folder,
+            RATES[name],
+            batch,
+            given.seed,
+            warmup=given.warmup,
+            follow=lambda: draw.ready.fill_(follow()),
+            capture=given.capture and self.device.type == "cuda",
+        )
+        if not wanted:
+            return stage.average
+        return stage.run(Budget(getattr(given, f"{name}_samples"), getattr(given, f"{name}_minutes")), given.every)
 
-    return loss
+    def begun(self, part: str, network: Any) -> Any:
+        """The network with the weights that the folder to start from has of it, if one was given."""
+        if self.given.start:
+            (path,) = (Path(self.given.start) / part).glob("*.safetensors")
+            # A text encoder's tensors have a prefix in some releases of transformers.
+            saved = {name.removeprefix("text_model."): tensor.float() for name, tensor in load_file(path).items()}
+            network.load_state_dict({name: saved[name.removeprefix("text_model.")] for name in network.state_dict()})
+        return network
 
+    def classifier(self, vae: Any = None) -> Any:
+        """The reader of the factors; with an autoencoder, on its pictures as well."""
+        network = networks.FactorClassifier()
+        if self.given.start:
+            network = networks.FactorClassifier.load(Path(self.given.start) / "classifier.safetensors")
+        blurred = vae and (lambda pictures: vae.decode(vae.encode(pictures).latent_dist.mean).sample)
+        return self.stage(
+            "classifier", network, lambda draw: losses.classifier_loss(draw, blurred), losses.classifier_watch
+        )
 
-def vae_loss(bank: np.ndarray, batch: int, device: torch.device, kl_weight: float = 2e-4, seed: int = 12) -> Callable:
-    """L1 on pixels and on their differences, a squared error, and a small KL term on the latent."""
-    indices = shuffled(len(bank), batch, seed)
+    def vae(self) -> Any:
+        network = self.begun("vae", networks.build_vae(tuple(self.given.vae_channels)))
+        return self.stage("vae", network, losses.vae_loss, losses.vae_watch)
 
-    def loss(network: Any, generator: torch.Generator):
-        pictures = to_tensor(bank[next(indices)]).to(device)
-        if torch.rand((), generator=generator) < 0.5:
-            pictures = pictures.flip(-1)
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
-        posterior = network.encode(pictures).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        decoded = network.decode(posterior.mean + posterior.std * noise).sample.float()
-        error = decoded - pictures
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        squared = error.square().mean()
-        figures = {"psnr": 10 * math.log10(4 / squared.item())}
-        return error.abs().mean() + 2 * squared + 0.5 * edges + kl_weight * kl, figures
+    def decoder(self, vae: Any) -> Any:
+        """The autoencoder with its decoder trained further, for the latents of the encoder's present state."""
+        latents = self.latents(vae)
+        decoder = copy.deepcopy(vae).requires_grad_(True)
+        for part in (decoder.encoder, decoder.quant_conv):
+            part.requires_grad_(False)
+        decoder = self.stage(
+            "decoder",
+            decoder,
+            lambda draw: losses.decoder_loss(draw, latents.values, latents.scale),
+            losses.vae_watch,
+            f"_{self.state_of_vae}",
+            latents.follow,
+        )
+        decoder.register_to_config(scaling_factor=latents.scale)
+        return decoder
 
-    return loss
+    def unet(self, vae: Any) -> Any:
+        latents = self.latents(vae)
+        unet: Any = self.begun("unet", networks.build_unet(tuple(self.given.unet_channels), self.given.unet_layers))
+        text = self.begun("text_encoder", networks.build_text_encoder(self.tokenizer))
+        denoiser = losses.Denoiser(text, unet).to(self.device)
 
+        def loss(draw: Draw, forward: Any = None) -> Any:
+            noisy = self.given.unet_noisy
+            return losses.denoiser_loss(draw, latents.values, self.tokenizer, self.scheduler, forward, noisy)
 
-class Denoiser(nn.Module):
-    """Text encoder and UNet, trained together: tokens in, predicted noise out."""
+        forward = self.compiled(denoiser, loss) if self.given.compile and "unet" in self.given.stages else None
+        return self.stage(
+            "unet",
+            denoiser,
+            lambda draw: loss(draw, forward),
+            lambda count, device: losses.denoiser_watch(
+                lambda pictures: vae.encode(pictures).latent_dist.mean * latents.scale,
+                self.tokenizer,
+                self.scheduler,
+                count,
+                device,
+            ),
+            follow=latents.follow,
+        )
 
-    def __init__(self, text_encoder: nn.Module, unet: nn.Module):
-        super().__init__()
-        self.text_encoder, self.unet = text_encoder, unet
+    def flow(self, vae: Any) -> Any:
+        latents = self.latents(vae)
+        first, second = (networks.build_projected_text_encoder(self.tokenizer) for _ in range(2))
+        denoiser = flow.FlowDenoiser(
+            (first, second), networks.build_transformer(self.given.flow_width, self.given.flow_layers)
+        )
+        return self.stage(
+            "flow",
+            denoiser,
+            lambda draw: flow.flow_loss(draw, latents.values, self.tokenizer, networks.FLOW_SHIFT),
+            lambda count, device: flow.flow_watch(
+                lambda pictures: vae.encode(pictures).latent_dist.mean * latents.scale,
+                self.tokenizer,
+                networks.FLOW_SHIFT,
+                count,
+                device,
+            ),
+            follow=latents.follow,
+        )
 
-    def forward(self, latents: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(latents, timesteps, self.text_encoder(tokens)[0]).sample
+    def compiled(self, denoiser: nn.Module, loss: Callable[..., Any]) -> Any:
+        """The compiled network, once its gradients are known to be the eager one's."""
+        fast, draw = torch.compile(denoiser, dynamic=False), Draw(self.bank, self.given.unet_batch, self.bank.ready)
 
+        def found(forward: Any) -> Tensor:
+            return loss(draw, forward)(denoiser, torch.Generator(self.device).manual_seed(0))[0]
 
-def denoiser_loss(
-    latents: Tensor, tokenizer, scheduler, batch: int, device: torch.device, forward: Callable
-) -> Callable:
-    """Squared error of the predicted noise, weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556)."""
-    indices, words = shuffled(len(latents), batch, 13), np.random.default_rng(14)
-    alphas = scheduler.alphas_cumprod.to(device)
+        compare_gradients(denoiser, lambda: found(denoiser), lambda: found(fast))
+        return fast
 
-    def loss(network: Any, generator: torch.Generator):
-        chosen = next(indices)
-        scenes = [Scene.sample(TRAIN_SEEDS + int(i)) for i in chosen]
-        texts = ["" if words.random() < 0.1 else caption(scene, words) for scene in scenes]
-        tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(device)
-        clean = latents[chosen].to(device).float()
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        # Stratified timesteps: one from each of `batch` equal parts of the schedule.
-        strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        timesteps = (strata * len(alphas)).long().to(device)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        error = (forward(noised, timesteps, tokens).float() - noise).square().mean((1, 2, 3))
-        snr = (alpha / (1 - alpha)).flatten()
-        return (error * (SNR_CAP / snr).clamp(0.1, 1)).mean(), {"eps_mse": error.mean().item()}
+    @property
+    def state_of_vae(self) -> int:
+        """The samples that the encoder saw, which name its state: a decoder and latents belong to one."""
+        return read_log(self.folder / "vae.jsonl")[-1]["samples"]
 
-    return loss
-
-
-@torch.no_grad()
-def encode_bank(bank: np.ndarray, vae: Any, tag: str, folder: Path, device: torch.device) -> tuple[Tensor, float]:
-    """Scaled mean latents fp16 [count, 4, 16, 16] of the bank, every second picture mirrored; and the scale.
-
-    Kept on disk under `tag`, which tells one state of the autoencoder from another.
-    """
-    path = folder / f"latents_{len(bank)}_{tag}.pt"
-    if not path.exists():
-        rows = []
-        for start in tqdm(range(0, len(bank), 256), "encode"):
-            pictures = to_tensor(bank[start : start + 256]).to(device)
-            pictures[1::2] = pictures[1::2].flip(-1)
-            rows.append(vae.encode(pictures).latent_dist.mean.float().cpu())
-        latents = torch.cat(rows)
-        scale = 1 / latents.std().item()
-        torch.save({"latents": (latents * scale).half(), "scale": scale}, path)
-    saved = torch.load(path, weights_only=True)
-    return saved["latents"], saved["scale"]
-
-
-# ---------------------------------------------------------------- the whole recipe
+    def latents(self, vae: Any) -> Latents:
+        """The latents of the scenes, kept on disk by the encoder's state."""
+        return Latents(vae, self.bank, self.folder / f"latents_{self.bank.count}_{self.state_of_vae}.pt")
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Run every stage whose budget is not spent, then write the pipeline folder and the classifier."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=arguments.cpu, mixed_precision=arguments.precision)
-    if accelerator.num_processes > 1:
-        raise SystemExit("training runs on one process; start it without torchrun or accelerate launch")
-    device, folder = accelerator.device, Path(arguments.work)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(arguments.seed)
-    bank = render_bank(folder, arguments.scenes, arguments.workers)
-    stage = functools.partial(run_stage, arguments, accelerator)
-
-    classifier = stage("classifier", networks.FactorClassifier(), classifier_loss(bank, 64, device), 2e-3, 64)
-
-    vae, loss = networks.build_vae(tuple(arguments.vae_channels)), vae_loss(bank, arguments.vae_batch, device)
-    vae = stage("vae", vae, loss, arguments.vae_rate, arguments.vae_batch)
-    # A decoder and latents belong to one state of the encoder, which its samples name.
-    seen = str(read_log(folder / "vae.jsonl")[-1]["samples"])
-    logs = {"classifier": "classifier", "vae": "vae", "decoder": f"decoder_{seen}", "unet": "unet"}
-    loss = vae_loss(bank, arguments.decoder_batch, device, seed=15)
-    decoder = decoder_alone(vae)
-    decoder = stage("decoder", decoder, loss, arguments.decoder_rate, arguments.decoder_batch, log=logs["decoder"])
-    with accelerator.autocast():
-        latents, scale = encode_bank(bank, vae, seen, folder, device)
-    decoder.register_to_config(scaling_factor=scale)
-
-    tokenizer, scheduler = networks.build_tokenizer(folder / "tokenizer"), networks.build_scheduler()
-    denoiser = build_denoiser(arguments, tokenizer, device)
-    forward = torch.compile(denoiser, dynamic=False) if arguments.compile else denoiser
-    loss = denoiser_loss(latents, tokenizer, scheduler, arguments.unet_batch, device, forward)
-    denoiser = stage("unet", denoiser, loss, arguments.unet_rate, arguments.unet_batch)
-
+    """Run every stage that is asked for and whose budget is not spent, then write the pipeline folder."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo")
+    torch.set_num_threads(arguments.threads)
+    if arguments.device != "cpu":
+        # Products in TensorFloat-32, whose error a training does not see.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    training, stages = Training(arguments), set(arguments.stages)
+    vae = training.vae() if stages - {"classifier"} else None
+    classifier = training.classifier(vae) if {"classifier", "export"} & stages else None
+    decoder = training.decoder(vae) if {"decoder", "export"} & stages else None
+    denoiser: Any = training.unet(vae) if {"unet", "export"} & stages else None
+    twin: Any = training.flow(vae) if "flow" in stages else None
+    if "export" not in stages:
+        return
     out = Path(arguments.out)
-    for network in (decoder, denoiser):
-        check_trained(network.state_dict())
-    export(out, decoder, denoiser, tokenizer, scheduler, classifier)
+    export(out, decoder, denoiser, training.tokenizer, training.scheduler, classifier)
+    if twin is not None:
+        export_flow(out.with_name(f"{out.name}-flow"), decoder, twin, training.tokenizer)
     parts = {"vae": vae, "unet": denoiser.unet, "text encoder": denoiser.text_encoder, "classifier": classifier}
-    stages = {name: read_log(folder / f"{log}.jsonl") for name, log in logs.items()}
-    (out / "training.json").write_text(json.dumps(record(arguments, device, parts, stages), indent=2))
-    if arguments.report:
-        from scripts.evaluate import write_report
-
-        write_report(out, arguments.report, arguments.report)
-
-
-def check_trained(tensors: dict[str, Tensor]) -> None:
-    """Raise for a network with a part that no gradient reached.
-
-    Raises:
-        RuntimeError: naming the tensors.
-    """
-    if still := constant(tensors):
-        raise RuntimeError(
-            f"{len(still)} tensors were never trained, {', '.join(still[:3])} among them: no gradient reached them; "
-            "train again with --no-compile --precision no"
-        )
+    exported = [name for name in STAGES if name != "flow"]
+    logs = {name: f"{name}_{training.state_of_vae}" if name == "decoder" else name for name in exported}
+    paths = {name: training.folder / f"{log}.jsonl" for name, log in logs.items()}
+    rows = {name: read_log(path) for name, path in paths.items() if path.exists()}
+    (out / "nmg.json").write_text(json.dumps(settings(**SCALES), indent=2))
+    (out / "training.json").write_text(json.dumps(record(arguments, parts, rows), indent=2))
 
 
-def run_stage(
-    arguments: argparse.Namespace,
-    accelerator: Any,
-    name: str,
-    network: Any,
-    loss: Callable,
-    peak: float,
-    batch: int,
-    log: str = "",
-) -> Any:
-    """Train one network to the budget that the arguments give its stage, and return the averaged one.
-
-    Args:
-        log: name of the checkpoint and the log; the stage's if not given.
-    """
-    network = network.to(accelerator.device, memory_format=torch.channels_last)
-    budget = Budget(getattr(arguments, f"{name}_samples"), getattr(arguments, f"{name}_minutes"))
-    folder = Path(arguments.work)
-    return Stage(log or name, network, loss, folder, accelerator, peak, batch, seed=arguments.seed).run(budget)
-
-
-def decoder_alone(vae: Any) -> Any:
-    """A copy of an autoencoder of which only the decoder trains."""
-    decoder = copy.deepcopy(vae).requires_grad_(True)
-    for part in (decoder.encoder, decoder.quant_conv):
-        part.requires_grad_(False)
-    return decoder
-
-
-def build_denoiser(arguments: argparse.Namespace, tokenizer: Any, device: torch.device) -> Any:
-    """The UNet and its text encoder at the sizes of the arguments, on a device."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    unet: Any = networks.build_unet(tuple(arguments.unet_channels), arguments.unet_layers)
-    if device.type == "cpu":
-        # Through its matrices: the backward pass of fused attention is several times slower on a CPU.
-        unet.set_attn_processor(AttnProcessor())
-    denoiser: Any = Denoiser(networks.build_text_encoder(tokenizer), unet)
-    return denoiser.to(device, memory_format=torch.channels_last)
-
-
-def record(
-    arguments: argparse.Namespace, device: torch.device, parts: dict[str, nn.Module], stages: dict[str, list]
-) -> dict[str, Any]:
+def record(arguments: argparse.Namespace, parts: dict[str, nn.Module], stages: dict[str, list]) -> dict[str, Any]:
     """What the model card tells of a training, as values that JSON holds.
 
     Args:
         parts: the networks, whose parameters are counted.
         stages: the rows of each stage's log.
     """
-    on_gpu = device.type == "cuda"
+    hidden = ("work", "out", "workers", "stages", "every", "threads", "watched", "first", "capture", "start")
     return {
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("work", "out", "workers", "report")},
-        "hardware": torch.cuda.get_device_name() if on_gpu else f"{multiprocessing.cpu_count()} CPU cores",
+        "settings": {k: v for k, v in vars(arguments).items() if k not in hidden},
+        "rates": RATES,
+        "hardware": hardware(torch.device(arguments.device)),
         "scenes": arguments.scenes,
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "stages": {name: rows[-1] for name, rows in stages.items()},
+        "stages": {name: {k: rows[-1][k] for k in ("samples", "minutes")} for name, rows in stages.items()},
         "curves": {name: thinned(rows) for name, rows in stages.items()},
     }
 
 
-def read_log(log: Path) -> list[dict[str, float]]:
+def hardware(device: torch.device) -> str:
+    cores = f"{multiprocessing.cpu_count()} CPU cores"
+    return cores if device.type == "cpu" else f"{torch.cuda.get_device_name(device)}, {cores}"
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
     """The rows of a stage's log, oldest first."""
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str, float]]:
-    """At most so many rows, each the mean of as many neighbours; without those that hold counts alone, such as the last
-    of a stage that stopped between two records."""
+    """At most so many rows, each the mean of as many neighbours.
+
+    Rows that hold counts alone are left out, such as the last of a stage that stopped between two records.
+    """
     most = max(map(len, rows))
     rows = [row for row in rows if len(row) == most]
     size = math.ceil(len(rows) / points)
@@ -445,66 +317,48 @@ def thinned(rows: Sequence[dict[str, float]], points: int = 40) -> list[dict[str
     return [{name: sum(row[name] for row in group) / len(group) for name in group[0]} for group in groups]
 
 
-def export(out: Path, vae: Any, denoiser: Any, tokenizer: Any, scheduler: Any, classifier: Any) -> None:
-    """Write an ordinary Stable Diffusion folder in fp16, its text encoder and tokenizer in the older layout."""
-    from diffusers import StableDiffusionPipeline
-
-    cpu = {"unet": denoiser.unet, "vae": vae, "text_encoder": denoiser.text_encoder}
-    halves = {
-        name: copy.deepcopy(part).to("cpu", torch.float16, memory_format=torch.contiguous_format)
-        for name, part in cpu.items()
-    }
-    pipeline = StableDiffusionPipeline(
-        **halves,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(out, safe_serialization=True)
-    # The files that the tokenizer was read from, in the older layout.
-    (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
-    for path in Path(tokenizer.name_or_path).iterdir():
-        shutil.copy(path, out / "tokenizer" / path.name)
-    networks.restore_text_layout(out / "text_encoder" / "model.safetensors")
-    classifier.to("cpu").save(out / "classifier.safetensors")
-    (out / "nmg.json").write_text(json.dumps(settings(**MENAGERIE.scales), indent=2))
-
-
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        "python -m scripts.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "scripts.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cuda = torch.cuda.is_available()
     p.add_argument("--work", default="runs/menagerie", help="folder for checkpoints, logs and the rendered scenes")
     p.add_argument("--out", default="runs/menagerie/pipeline", help="folder for the finished pipeline")
-    p.add_argument("--scenes", type=int, default=500_000 if cuda else 48_000, help="training scenes to render")
+    everything = [*STAGES, "export"]
+    p.add_argument("--stages", nargs="+", choices=everything, default=everything, help="what to do (default: all)")
+    p.add_argument("--device", default="cpu", help="where the networks are trained: cpu or cuda")
+    p.add_argument(
+        "--start", metavar="FOLDER", help="exported model whose networks a stage without a checkpoint starts from"
+    )
+    p.add_argument("--first", type=int, default=4096, metavar="N", help="scenes that a GPU waits for at first")
+    p.add_argument(
+        "--capture", action=argparse.BooleanOptionalAction, default=True, help="replay captured steps on a GPU"
+    )
+    p.add_argument("--scenes", type=int, default=24_000, help="training scenes to render")
     p.add_argument("--workers", type=int, default=multiprocessing.cpu_count(), help="rendering processes")
-    for name, minutes, samples in (
-        ("classifier", 5, 150_000),
-        ("vae", 25, 3e6),
-        ("decoder", 25, 3e6),
-        ("unet", 90, 1e7),
-    ):
-        p.add_argument(f"--{name}-minutes", type=float, default=minutes, metavar="M")
-        p.add_argument(f"--{name}-samples", type=float, default=samples, metavar="N")
-    p.add_argument("--vae-channels", type=int, nargs="+", default=[16, 32, 64])
+    p.add_argument(
+        "--threads", type=int, default=1, help="of each process (default: %(default)s, the fastest per core)"
+    )
+    for name in STAGES:
+        p.add_argument(f"--{name}-minutes", type=float, default=DEFAULT_MINUTES[name], metavar="M")
+        p.add_argument(f"--{name}-samples", type=float, default=1e7, metavar="N")
+        p.add_argument(f"--{name}-batch", type=int, default=BATCH[name], metavar="N", help="in each process")
+    p.add_argument("--vae-channels", type=int, nargs="+", default=[16, 32, 64, 64])
     p.add_argument("--unet-channels", type=int, nargs="+", default=[64, 128])
     p.add_argument("--unet-layers", type=int, default=1, help="residual and attention layers per block")
-    p.add_argument("--vae-batch", type=int, default=128 if cuda else 4)
-    p.add_argument("--decoder-batch", type=int, default=128 if cuda else 4)
-    p.add_argument("--unet-batch", type=int, default=256 if cuda else 16)
-    p.add_argument("--vae-rate", type=float, default=1e-3, help="peak learning rate")
-    p.add_argument("--decoder-rate", type=float, default=5e-4, help="peak learning rate")
-    p.add_argument("--unet-rate", type=float, default=5e-4, help="peak learning rate")
-    p.add_argument("--precision", choices=("no", "bf16"), default="bf16" if cuda else "no")
-    p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
-    p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=cuda)
-    p.add_argument("--seed", type=int, default=0)
     p.add_argument(
-        "--report", type=int, default=32, metavar="SCENES", help="held-out scenes to measure in the end; 0 for none"
+        "--unet-noisy",
+        type=float,
+        default=losses.NOISY,
+        metavar="SHARE",
+        help="of the training, at its beginning, on the noisier half of the timesteps alone (default: %(default)s)",
     )
+    p.add_argument("--flow-width", type=int, default=192, help="of the flow twin's transformer")
+    p.add_argument("--flow-layers", type=int, default=6)
+    p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="compile the UNet")
+    p.add_argument("--warmup", type=int, default=WARM_UP, metavar="N", help="samples until the rate is at its peak")
+    p.add_argument("--watched", type=int, default=96, metavar="N", help="scenes that a training is watched on")
+    p.add_argument("--every", type=float, default=120, metavar="SECONDS", help="between two saves")
+    p.add_argument("--seed", type=int, default=0)
     return p
 
 

@@ -78,6 +78,7 @@ def build(tmp_path_factory):
     from nmg.menagerie import networks
 
     tokenizer = networks.build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    tokenizer.model_max_length = 24
 
     def build(prediction_type: str = "epsilon", channels: int = 4, size: int = 16, heads: int = 2, levels: int = 2):
         torch.manual_seed(0)
@@ -109,7 +110,7 @@ def build(tmp_path_factory):
         return StableDiffusionPipeline(
             vae=vae.eval(),
             unet=unet.eval(),
-            text_encoder=networks.build_text_encoder(tokenizer).eval(),
+            text_encoder=networks.build_text_encoder(tokenizer, layers=2).eval(),
             # Its own: a textual inversion adds tokens to it.
             tokenizer=copy.deepcopy(tokenizer),
             scheduler=scheduler,

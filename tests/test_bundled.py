@@ -75,18 +75,10 @@ def test_every_task_changes_its_prompt_and_its_picture():
             assert MENAGERIE.unknown_words([source_prompt, target_prompt]) is None
 
 
-def test_a_report_counts_and_stands_between_identity_and_ceiling(bundled):
-    report = evaluate.edits(bundled, 2, ["DDIM"], steps=4, tasks=["colour change"])
-    rows = report["tasks"]["colour change"]
-    assert report["scenes"] == {"colour change": 2} and set(rows) == {"identity", "ceiling", "DDIM"}
-    assert rows["ceiling"]["success"] == 1 > rows["identity"]["success"] == 0
-    assert rows["ceiling"]["psnr"] > rows["identity"]["psnr"]
-
-
 @pytest.mark.slow
 def test_the_demo_draws_its_sheets(tmp_path):
     from nmg.lab.demo import demo
 
     paths = list(demo(tmp_path, steps=2))
-    assert [path.name for path in paths] == ["edits.png", "poses-and-kinds.png", "benefit.png"]
+    assert [path.name for path in paths] == ["benefit.png", "edits.png", "poses-and-kinds.png"]
     assert all(path.stat().st_size > 100_000 for path in paths)

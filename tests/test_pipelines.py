@@ -9,6 +9,7 @@ from diffusers.callbacks import SDCFGCutoffCallback
 
 import nmg
 from nmg.menagerie import Scene
+from nmg.menagerie.scene import SIZE
 from nmg.pipelines import NoiseMapGuidancePipeline
 
 
@@ -46,7 +47,7 @@ def test_the_call_is_the_functional_core(pipe, trajectory):
 
 def test_every_output_type_shows_the_same_picture(pipe, trajectory):
     pil, array, tensor = (pipe(["a blue cat"], trajectory, output_type=kind).images for kind in ("pil", "np", "pt"))
-    assert len(pil) == 2 and array.shape == (2, 64, 64, 3) and tensor.shape == (2, 3, 64, 64)
+    assert len(pil) == 2 and array.shape == (2, SIZE, SIZE, 3) and tensor.shape == (2, 3, SIZE, SIZE)
     np.testing.assert_allclose(array, tensor.permute(0, 2, 3, 1).numpy())
     np.testing.assert_allclose(np.asarray(pil[1]) / 255, array[1], atol=0.5 / 255 + 1e-6)
     assert isinstance(pipe("a blue cat", trajectory, return_dict=False), tuple)

@@ -25,6 +25,7 @@ from nmg.lab.films import Film
 from nmg.lab.inputs import outputs, portable, read_by, writable
 from nmg.lab.panel.app import run_app
 from nmg.menagerie import model as menagerie
+from nmg.menagerie.scene import SIZE
 from nmg.request import Request
 
 # ---------------------------------------------------------------- commands
@@ -153,7 +154,7 @@ def run_models(arguments: argparse.Namespace) -> None:
     """List the models that can be named."""
     from nmg.pipelines import PAPER_MODEL
 
-    print(f"{menagerie.NAME:32} bundled; a drawn world at 64×64, runs anywhere (default without CUDA)")
+    print(f"{menagerie.NAME:32} bundled; a drawn world at {SIZE}×{SIZE}, runs anywhere (default without CUDA)")
     print(f"{PAPER_MODEL:32} Stable Diffusion 1.4, the paper's model (default with CUDA)")
     print(f"{'any hub id or folder':32} a Stable Diffusion 1, 2, XL or 3 pipeline in diffusers' layout")
 

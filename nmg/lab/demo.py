@@ -54,6 +54,13 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     heads = [f"{name}\n{_change(scene, change)}" for name, scene, change in EXAMPLES]
     edits, strong = [c[0] for c in columns], [c[1] for c in columns if c[1]]
 
+    rows = [head for head, column in zip(heads, columns, strict=True) if column[1]]
+    pair = ("reconstruction", "edit")
+    across = ["source", *(f"{name}\n{of}" for name in ("plain DDIM", "NMG") for of in pair), "truth"]
+    title = f"Text scale {STRONG:g}, {steps} steps; reconstructions to the autoencoder's picture, edits to the truth"
+    cells = [[column[c] for column in strong] for c in range(len(across))]
+    yield _saved(cells, across, rows, title, "", folder / "benefit.png")
+
     names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
     for sheet, editors in SHEETS.items():
         chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
@@ -61,13 +68,6 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
         title = f"{' and '.join(editors.values())} on the bundled model, {steps} steps, text scale {scale:g}"
         cells, own = [edits[i] for i in chosen], [heads[i] for i in chosen]
         yield _saved(cells, own, names, title, " to the truth", folder / sheet)
-
-    rows = [head for head, column in zip(heads, columns, strict=True) if column[1]]
-    pair = ("reconstruction", "edit")
-    heads = ["source", *(f"{name}\n{of}" for name in ("plain DDIM", "NMG") for of in pair), "truth"]
-    title = f"Text scale {STRONG:g}, {steps} steps; reconstructions to the autoencoder's picture, edits to the truth"
-    cells = [[column[c] for column in strong] for c in range(len(heads))]
-    yield _saved(cells, heads, rows, title, "", folder / "benefit.png")
 
 
 def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, what: str, path: Path) -> Path:

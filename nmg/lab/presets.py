@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from nmg import editors
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.menagerie.model import FOLDER
+from nmg.serialize import methods_of, unpacked
 
 WHEN = {
     "object swap": "Another object in the same place. The source's attention is let go early, so that the new object "
@@ -148,7 +153,9 @@ PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
 }
 """The editor that suits each kind of edit of a photograph, from its source and target prompts."""
 
-SCENES: dict[str, Editor] = {
+FILE = "presets.json"
+"""The presets that were chosen for a model, in its folder."""
+UNCHOSEN: dict[str, Editor] = {
     "object swap": PromptToPrompt(cross_replace=0.3, self_replace=0.4),
     "contextual change": PromptToPrompt(cross_replace=0.5, self_replace=0.3),
     "face attribute": PromptToPrompt(cross_replace=0.6, self_replace=0.4),
@@ -159,4 +166,15 @@ SCENES: dict[str, Editor] = {
     "cat to dog": Pix2PixZero(("cat", "dog")),
     "dog to cat": Pix2PixZero(("dog", "cat")),
 }
-"""The editor that suits each of the bundled world's tasks."""
+"""The editor of each of the bundled world's tasks, for a model without presets of its own."""
+
+
+def chosen(folder: Path = FOLDER) -> dict[str, Editor]:
+    """The editor that suits each of the bundled world's tasks, as `python -m scripts.presets` chose it for a model."""
+    path = folder / FILE
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    return {**UNCHOSEN, **{task: unpacked(values, methods_of(editors)) for task, values in held.items()}}
+
+
+SCENES = chosen()
+"""The editor that suits each of the tasks on the bundled model."""

@@ -20,7 +20,7 @@ from nmg.lab import blip
 from nmg.lab.presets import PHOTOGRAPHS, SCENES, WHEN, Example, Preset
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.captions import caption, prompt_pair
-from nmg.menagerie.scene import FACTORS, Scene
+from nmg.menagerie.scene import FACTORS, SIZE, Scene
 from nmg.menagerie.tasks import EXAMPLES, TASKS
 
 
@@ -102,8 +102,8 @@ class Scenes(Profile):
         return found
 
     def caption(self, backbone: Backbone, picture: Image.Image, model: str) -> str:
-        pixels = 2 * images.to_tensor(images.fit(picture, *backbone.native_size)) - 1
-        factors: Any = menagerie.load_classifier().read(pixels)[0]
+        pixels = images.to_tensor(images.fit(picture, SIZE, SIZE))
+        factors: Any = menagerie.load_classifier().read(2 * pixels - 1)[0]
         return caption(Scene(**factors).normalised())
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nmg import images
 from nmg.lab import metrics
 from nmg.menagerie.networks import FactorClassifier
-from nmg.menagerie.scene import FACTORS, Scene
+from nmg.menagerie.scene import FACTORS, SIZE, Scene
 from nmg.types import Image
 
 EMPTY = "the region holds no pixel"
@@ -20,14 +20,15 @@ INFINITE = "the pictures are equal there"
 """Why a PSNR is absent that is infinite; `Record.value` and the tables give it as such."""
 
 
-def pixels(scenes: list[Scene], size: int = 64) -> Tensor:
+def pixels(scenes: list[Scene], size: int = SIZE) -> Tensor:
     """The scenes' pictures, [scenes, 3, size, size] in 0…1."""
     return torch.cat([images.to_tensor(scene.render(size)) for scene in scenes])
 
 
 def read(classifier: FactorClassifier, pictures: Image) -> list[dict[str, object]]:
     """The factors that the classifier reads off pictures in 0…1 of any size."""
-    small = pictures if pictures.shape[-2:] == (64, 64) else F.interpolate(pictures, (64, 64), mode="area")
+    own = (SIZE, SIZE)
+    small = pictures if pictures.shape[-2:] == own else F.interpolate(pictures, own, mode="area")
     return classifier.read(2 * small - 1)
 
 

@@ -2,14 +2,16 @@
 
 Every scene is 64 units wide and high, whatever its size in pixels. A canvas carries an
 origin, a scale and a horizontal direction, so that a figure is drawn once in its own
-coordinates and placed, resized or mirrored by the canvas.
+coordinates and placed, resized or mirrored by the canvas. A stencil is a canvas on which only
+some of a figure's parts leave a trace: the mask of those parts.
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -44,10 +46,15 @@ class Canvas:
         self.pixels = image.width / UNITS
         self.x, self.y, self.scale = x, y, scale
         self.direction = -1 if mirrored else 1
+        self.part = "body"
 
     @classmethod
     def blank(cls, colour: Colour, pixels: int) -> Canvas:
         return cls(Image.new("RGB", (pixels, pixels), colour))
+
+    def paint(self, colour: Colour) -> Any:
+        """What a shape of this colour is filled with."""
+        return colour
 
     def point(self, x: float, y: float) -> Point:
         return (self.x + self.direction * x * self.scale) * self.pixels, (self.y + y * self.scale) * self.pixels
@@ -60,11 +67,11 @@ class Canvas:
         return max(1, round(units * self.scale * self.pixels))
 
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0.0) -> None:
-        self.draw.rounded_rectangle(self.box(x0, y0, x1, y1), radius * self.scale * self.pixels, fill=fill)
+        self.draw.rounded_rectangle(self.box(x0, y0, x1, y1), radius * self.scale * self.pixels, fill=self.paint(fill))
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour, angle: float = 0.0) -> None:
         if angle == 0.0:
-            self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), fill=fill)
+            self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), fill=self.paint(fill))
             return
         turns = np.linspace(0, 2 * math.pi, 28, endpoint=False)
         c, s = math.cos(angle), math.sin(angle)
@@ -77,29 +84,31 @@ class Canvas:
         )
 
     def ring(self, x: float, y: float, rx: float, ry: float, width: float, fill: Colour) -> None:
-        self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), outline=fill, width=self.width(width))
+        self.draw.ellipse(self.box(x - rx, y - ry, x + rx, y + ry), outline=self.paint(fill), width=self.width(width))
 
     def polygon(self, points: Sequence[Point], fill: Colour) -> None:
-        self.draw.polygon([self.point(*p) for p in points], fill=fill)
+        self.draw.polygon([self.point(*p) for p in points], fill=self.paint(fill))
 
     def line(self, points: Sequence[Point], width: float, fill: Colour) -> None:
         """A polyline with round ends."""
         placed = [self.point(*p) for p in points]
-        self.draw.line(placed, fill=fill, width=self.width(width), joint="curve")
+        self.draw.line(placed, fill=self.paint(fill), width=self.width(width), joint="curve")
         r = width * self.scale * self.pixels / 2
         for x, y in (placed[0], placed[-1]):
-            self.draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
+            self.draw.ellipse([x - r, y - r, x + r, y + r], fill=self.paint(fill))
 
     def arc(
         self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour
     ) -> None:
         """Part of an ellipse's outline, from `start` to `end` degrees clockwise from the right."""
         start, end = self._angles(start, end)
-        self.draw.arc(self.box(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill, width=self.width(width))
+        self.draw.arc(
+            self.box(x - rx, y - ry, x + rx, y + ry), start, end, fill=self.paint(fill), width=self.width(width)
+        )
 
     def chord(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour) -> None:
         start, end = self._angles(start, end)
-        self.draw.chord(self.box(x - rx, y - ry, x + rx, y + ry), start, end, fill=fill)
+        self.draw.chord(self.box(x - rx, y - ry, x + rx, y + ry), start, end, fill=self.paint(fill))
 
     def _angles(self, start: float, end: float) -> tuple[float, float]:
         return (180 - end, 180 - start) if self.direction < 0 else (start, end)
@@ -111,3 +120,14 @@ class Canvas:
         rows = np.array(top) * (1 - t) + np.array(bottom) * t
         pixels = np.broadcast_to(rows, (size, size, 3)).astype(np.uint8)
         self.image.paste(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+class Stencil(Canvas):
+    """A canvas in black on which the parts in `wanted` are white; a part drawn over them is black again."""
+
+    def __init__(self, wanted: Collection[str], pixels: int, x: float, y: float, scale: float, mirrored: bool):
+        super().__init__(Image.new("L", (pixels, pixels)), x, y, scale, mirrored)
+        self.wanted = wanted
+
+    def paint(self, colour: Colour) -> Any:
+        return 255 if self.part in self.wanted else 0

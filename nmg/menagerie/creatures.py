@@ -1,8 +1,8 @@
 """The figures of Menagerie: six animals and a car, front and side, in three poses.
 
 A figure is drawn in its own coordinates: the origin is the ground below its middle, y grows
-downwards, and the side view looks to the right. Heads are large, so that a face can be read
-in a picture of 64 pixels.
+downwards, and the side view looks to the right (a mirrored canvas turns it to the left). Heads are
+large, so that a face can be read in a small picture.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def _ears(c: Canvas, look: Look, x: float, y: float) -> None:
             c.polygon([(x + e * 13, y - 2), (x + e * 2.5, y - 8), (x + e * 10.5, y - 20)], look.colour)
             c.polygon([(x + e * 11.6, y - 12), (x + e * 7.6, y - 13.8), (x + e * 10.5, y - 20)], INK)
         elif look.kind == "rabbit":
-            c.ellipse(x + e * 5.4, y - 17, 3.8, 10, look.colour, angle=e * 0.14)
-            c.ellipse(x + e * 5.4, y - 16.5, 1.9, 7.4, PINK, angle=e * 0.14)
+            c.ellipse(x + e * 5.4, y - 15.4, 3.8, 8.6, look.colour, angle=e * 0.14)
+            c.ellipse(x + e * 5.4, y - 15, 1.9, 6.2, PINK, angle=e * 0.14)
         elif look.kind in ("tiger", "bear"):
             c.ellipse(x + e * 9.4, y - 9, 5, 5, look.colour if look.kind == "bear" else look.dark)
             c.ellipse(x + e * 9.4, y - 8.6, 2.7, 2.7, look.light)
@@ -207,6 +207,7 @@ def _coat(c: Canvas, look: Look, x: float, y: float, turn: float) -> None:
 
 
 def _head(c: Canvas, look: Look, x: float, y: float) -> None:
+    c.part = "head"
     turn = 3.2 if look.side else 0.0
     _ears(c, look, x, y)
     c.ellipse(x, y, 13, 11.2, look.colour)

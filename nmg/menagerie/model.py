@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from safetensors.torch import load_file
 
 from nmg.menagerie.captions import vocabulary
 from nmg.menagerie.networks import FactorClassifier
@@ -28,13 +28,19 @@ def settings(**scales: float) -> dict[str, Any]:
     Args:
         scales: of noise map guidance that suit it.
     """
-    return {"name": NAME, "profile": NAME, **scales, "words": vocabulary()}
+    # A latent of 16×16 has its words and its layout there, in maps that no fixed share of the maximum suits.
+    own = {"word_maps": 1.0, "layout": 1.0, "blend_threshold": "otsu", "words": vocabulary()}
+    return {"name": NAME, "profile": NAME, **scales, **own}
 
 
-def constant(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the vectors whose values are all equal, as a norm's are before any gradient reached it.
+def constant_tensors(folder: Path) -> list[str]:
+    """Vectors of a model's networks whose values are all equal, as a norm's are before any gradient reached it.
 
-    A trained network has none. Weight decay alone leaves values equal, so that what it shrank is found too.
+    A trained network has none. Weight decay alone leaves them equal, so that what it touched is found too.
     """
-    vectors = {name: tensor for name, tensor in tensors.items() if tensor.ndim == 1 and len(tensor) > 1}
-    return [name for name, tensor in vectors.items() if (tensor == tensor[0]).all()]
+    found = []
+    for part in ("unet", "vae", "text_encoder"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            vectors = {name: tensor for name, tensor in load_file(path).items() if tensor.ndim == 1 and len(tensor) > 1}
+            found += [f"{part}: {name}" for name, tensor in vectors.items() if (tensor == tensor[0]).all()]
+    return found

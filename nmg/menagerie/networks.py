@@ -19,10 +19,10 @@ from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 from nmg.menagerie.captions import MAX_TOKENS, vocabulary
-from nmg.menagerie.scene import FACTORS, Scene
+from nmg.menagerie.scene import FACTORS, SIZE, Scene
 
-IMAGE_SIZE = 64
 TEXT_WIDTH = 128
+LATENT_CHANNELS = 8
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -80,7 +80,11 @@ def build_tokenizer(folder: Path):
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def build_text_encoder(tokenizer) -> nn.Module:
+def build_text_encoder(tokenizer, layers: int = 0) -> nn.Module:
+    """CLIP's text encoder; of no layers, so that a word's embedding is its own and the prompt moves no meaning.
+
+    Behind a causal layer, the place of "cat" says little of the cat, and a later word, such as "the", says it instead.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -88,7 +92,7 @@ def build_text_encoder(tokenizer) -> nn.Module:
             vocab_size=len(tokenizer),
             hidden_size=TEXT_WIDTH,
             intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             projection_dim=TEXT_WIDTH,
@@ -103,12 +107,13 @@ def restore_text_layout(path: Path) -> None:
     """Rename a saved text encoder's tensors to the layout with `text_model.`,
     which every transformers release reads."""
     tensors = load_file(path)
-    renamed = {key if key.startswith("text_model.") else f"text_model.{key}": tensor for key, tensor in tensors.items()}
+    whole = ("text_model.", "text_projection.")
+    renamed = {key if key.startswith(whole) else f"text_model.{key}": tensor for key, tensor in tensors.items()}
     save_file({k: t for k, t in renamed.items() if not k.endswith("position_ids")}, path, metadata={"format": "pt"})
 
 
-def build_vae(channels: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
-    """Autoencoder from 3×64×64 pixels to 4×16×16 latents."""
+def build_vae(channels: tuple[int, ...] = (16, 32, 64, 64)) -> nn.Module:
+    """Autoencoder from 3×128×128 pixels to 8×16×16 latents."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -116,19 +121,21 @@ def build_vae(channels: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=IMAGE_SIZE,
+        sample_size=SIZE,
         mid_block_add_attention=False,
     )
 
 
 def build_unet(channels: tuple[int, ...] = (64, 128), layers: int = 1) -> nn.Module:
-    """Noise predictor on 4×16×16 latents; self- and cross-attention at 16×16 and 8×8, four heads."""
+    """Noise predictor on 8×16×16 latents; self- and cross-attention at 16×16 and 8×8, four heads."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=16,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D",) * len(channels),
         up_block_types=("CrossAttnUpBlock2D",) * len(channels),
         block_out_channels=channels,
@@ -137,6 +144,60 @@ def build_unet(channels: tuple[int, ...] = (64, 128), layers: int = 1) -> nn.Mod
         attention_head_dim=4,
         norm_num_groups=16,
     )
+
+
+def build_projected_text_encoder(tokenizer) -> nn.Module:
+    """One of the two text encoders of the flow twin, of one layer.
+
+    Stable Diffusion 3 takes the words from before the last layer, so that they mean themselves, and a summary of the
+    prompt from after it.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH // 2,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH // 2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_transformer(width: int = 192, layers: int = 6) -> nn.Module:
+    """Velocity predictor on 8×16×16 latents: Stable Diffusion 3's transformer on patches of 2, four heads."""
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=layers,
+        attention_head_dim=width // 4,
+        num_attention_heads=4,
+        joint_attention_dim=TEXT_WIDTH,
+        caption_projection_dim=width,
+        pooled_projection_dim=TEXT_WIDTH,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+    )
+
+
+FLOW_SHIFT = 2.0
+"""How far the flow twin's noise levels lie towards noise, in training as in sampling."""
+
+
+def build_flow_scheduler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT)
 
 
 def build_scheduler():
@@ -171,7 +232,10 @@ class FactorClassifier(nn.Module):
             )
 
         self.features = nn.Sequential(
-            stage(3, width),
+            nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.SiLU(),
+            stage(width, width),
             stage(width, 2 * width),
             stage(2 * width, 4 * width),
             stage(4 * width, 4 * width),
@@ -181,13 +245,13 @@ class FactorClassifier(nn.Module):
         )
         self.heads = nn.ModuleDict({name: nn.Linear(192, len(values)) for name, values in FACTORS.items()})
 
-    def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> dict[str, Float[Tensor, "batch values"]]:
+    def forward(self, images: Float[Tensor, "batch 3 128 128"]) -> dict[str, Float[Tensor, "batch values"]]:
         """Logits per factor for pictures in -1…1."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def read(self, images: Float[Tensor, "batch 3 64 64"]) -> list[dict[str, object]]:
+    def read(self, images: Float[Tensor, "batch 3 128 128"]) -> list[dict[str, object]]:
         """The most likely value of every factor, for each picture in -1…1."""
         indices = {name: logits.argmax(-1).tolist() for name, logits in self(images).items()}
         return [{name: FACTORS[name][indices[name][i]] for name in FACTORS} for i in range(len(images))]

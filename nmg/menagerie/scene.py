@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nmg.menagerie import creatures
-from nmg.menagerie.canvas import Canvas, Colour, mix, shift
+from nmg.menagerie.canvas import Canvas, Colour, Stencil, mix, shift
 from nmg.menagerie.places import PLACES, Setting
 from nmg.menagerie.styles import STYLES
 
@@ -51,14 +51,22 @@ FACTORS: dict[str, tuple] = {
     "glasses": (False, True),
     "style": ("plain", *STYLES),
     "pose": ("standing", "sitting", "jumping"),
-    "view": ("front", "side"),
+    "view": ("forward", "left", "right"),
 }
-"""Every named factor and its values, in the order of the classifier's heads."""
+"""Every named factor and its values, in the order of the classifier's heads. The view is where the figure faces."""
+
+SIZE = 128
+"""Pixels of a picture's side, unless another size is asked for."""
+PARTS = ("figure", "head", "place")
+"""What a mask can be had of: the whole figure, its head (a car has none), and all that is not figure."""
 
 
 @dataclass(frozen=True)
 class Nuisances:
-    """What no caption names, drawn from one seed (lengths in scene units of 1/64 of the picture)."""
+    """What no caption names, drawn from one seed.
+
+    Lengths are in scene units of 1/64 of the picture, but for `x`, a share of the way that the figure's size leaves it.
+    """
 
     seed: int
 
@@ -66,14 +74,13 @@ class Nuisances:
     def values(self) -> dict[str, float]:
         r = np.random.default_rng(self.seed)
         return dict(
-            x=r.uniform(-5, 5),
-            y=r.uniform(-1.5, 2),
-            scale=r.uniform(0.94, 1.12),
+            x=r.uniform(-1, 1),
+            y=r.uniform(-1.5, 1.5),
+            scale=r.uniform(0.7, 1.2),
             hue=r.normal(0, 0.010),
             value=r.uniform(0.93, 1.05),
             light=r.uniform(-1, 1),
             horizon=r.uniform(32, 38),
-            mirrored=float(r.integers(2)),
             place_hue=r.normal(0, 0.012),
             place_value=r.uniform(0.94, 1.04),
         )
@@ -101,7 +108,7 @@ class Scene:
     glasses: bool = False
     style: str = "plain"
     pose: str = "sitting"
-    view: str = "front"
+    view: str = "forward"
     seed: int = 0
     nuisances: Nuisances = field(init=False, repr=False, compare=False)
 
@@ -148,10 +155,10 @@ class Scene:
             raise ValueError(_unknown_factor(unknown.pop()))
         return dataclasses.replace(self, **changes).normalised()
 
-    def render(self, size: int = 64) -> Image.Image:
+    def render(self, size: int = SIZE) -> Image.Image:
         """Draw the scene as an RGB image of `size`×`size` pixels (a multiple of 16, at least 32)."""
         if size % 16 or size < 32:
-            raise ValueError(f"size={size} can't be drawn; give a multiple of 16 from 32 on, such as 64 or 512")
+            raise ValueError(f"size={size} can't be drawn; give a multiple of 16 from 32 on, such as 128 or 512")
         pixels = size * (4 if size <= 128 else 2)
         image = self._draw(pixels)
         if self.style == "plain":
@@ -178,19 +185,44 @@ class Scene:
         )
         PLACES[self.place](setting)
 
-        x, y, scale = 32 + n["x"], 58 + n["y"], n["scale"]
+        x, y, scale = self._stand
         ground: Any = canvas.image.getpixel((int(x * canvas.pixels), int(min(63.5, y) * canvas.pixels)))
-        reach = (15 if self.view == "front" else 18) * (0.85 if self.pose == "jumping" else 1) * scale
-        canvas.ellipse(x - 3 * n["light"], y, reach, 2.6, mix(ground, (20, 20, 40), 0.38))
-
-        side = self.view == "side"
-        figure = Canvas(canvas.image, x, y, scale, mirrored=side and bool(n["mirrored"]))
-        hue = 0.0 if self.colour in ("white", "gray") else n["hue"]
-        colour = shift(COLOURS[self.colour], hue, n["value"])
-        creatures.draw(figure, creatures.Look(self.kind, colour, self.mouth, self.glasses, self.pose, side))
+        reach = (15 if self.view == "forward" else 18) * (0.85 if self.pose == "jumping" else 1) * scale
+        canvas.ellipse(x - 3 * n["light"], y, reach, 2.6 * scale, mix(ground, (20, 20, 40), 0.38))
+        creatures.draw(Canvas(canvas.image, x, y, scale, mirrored=self.view == "left"), self._look)
         return canvas.image
 
-    def changed(self, other: Scene, size: int = 64, threshold: float = 0.04) -> np.ndarray:
+    @property
+    def _stand(self) -> tuple[float, float, float]:
+        """Where the figure stands, and its size: the larger, the nearer, and the less it may be off the middle."""
+        n = self.nuisances
+        scale = n["scale"]
+        return 32 + n["x"] * min(12.0, 32 - 23 * scale), 50 + 20 * (scale - 0.7) + n["y"], scale
+
+    @property
+    def _look(self) -> creatures.Look:
+        n = self.nuisances
+        hue = 0.0 if self.colour in ("white", "gray") else n["hue"]
+        colour = shift(COLOURS[self.colour], hue, n["value"])
+        side = self.view != "forward"
+        return creatures.Look(self.kind, colour, self.mouth, self.glasses, self.pose, side)
+
+    def mask(self, part: str = "figure", size: int = SIZE) -> np.ndarray:
+        """Mask bool [size, size] of a part of the picture, one of `PARTS`.
+
+        Raises:
+            ValueError: for a part that does not exist.
+        """
+        if part not in PARTS:
+            raise ValueError(f"a scene has no part {part!r}; {', '.join(PARTS)} work")
+        x, y, scale = self._stand
+        wanted = ("head",) if part == "head" else ("body", "head")
+        stencil = Stencil(wanted, 4 * size, x, y, scale, self.view == "left")
+        creatures.draw(stencil, self._look)
+        covered = np.asarray(stencil.image.reduce(4)) > 127
+        return ~covered if part == "place" else covered
+
+    def changed(self, other: Scene, size: int = SIZE, threshold: float = 0.04) -> np.ndarray:
         """Mask bool [size, size] of the pixels in which two scenes differ by more than `threshold` of the range."""
         a, b = (np.asarray(scene.render(size), np.float32) / 255 for scene in (self, other))
         return np.abs(a - b).max(-1) > threshold

@@ -79,7 +79,7 @@ EXAMPLES: tuple[tuple[str, Scene, dict[str, Any]], ...] = (
         {"style": "oil painting"},
     ),
     ("global editing", Scene("bear", "brown", "city", seed=TEST_SEEDS + 6), {"style": "at night"}),
-    ("viewpoint alteration", Scene("dog", "brown", "forest", pose="standing", seed=TEST_SEEDS + 7), {"view": "side"}),
+    ("viewpoint alteration", Scene("dog", "brown", "forest", pose="standing", seed=TEST_SEEDS + 7), {"view": "left"}),
     ("pose modification", Scene("cat", "orange", "snow", seed=TEST_SEEDS + 8), {"pose": "jumping"}),
     ("cat to dog", Scene("cat", "gray", "room", seed=TEST_SEEDS + 9), {"kind": "dog"}),
     ("dog to cat", Scene("dog", "white", "beach", seed=TEST_SEEDS + 10), {"kind": "cat"}),

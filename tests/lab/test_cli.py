@@ -17,6 +17,7 @@ from nmg.lab.commands import COMMANDS
 from nmg.lab.profile import MENAGERIE
 from nmg.lab.top import HELP, SHELLS
 from nmg.menagerie import Scene, caption
+from nmg.menagerie.scene import SIZE
 from nmg.request import Request
 
 
@@ -40,7 +41,7 @@ def test_edit_writes_a_picture_that_replays_to_the_pixel(here, capsys):
     assert main(["edit", "scene:10000,kind=cat,colour=red", "--change", "colour=blue", "--steps", "3", "--all"]) == 0
     written = ["edit.png", "edit-reconstruction.png", "edit-source.png"]
     assert capsys.readouterr().out.split() == written
-    assert all(pixels(path).shape == (64, 64, 3) for path in written)
+    assert all(pixels(path).shape == (SIZE, SIZE, 3) for path in written)
     assert main(["replay", "edit.png"]) == 0
     np.testing.assert_array_equal(pixels("edit.png"), pixels("edit-replay.png"))
     assert abs(pixels("edit.png") - pixels("edit-reconstruction.png")).max() > 0
@@ -122,8 +123,8 @@ def test_every_editor_writes_a_picture_that_replays_to_the_pixel(here, options, 
 
 
 def test_masks_come_from_files_that_a_replay_finds_from_anywhere(here, monkeypatch):
-    mask = np.zeros((64, 64), bool)
-    mask[:, :30] = True
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[:, : SIZE // 2] = True
     Image.fromarray(mask).save("source.png")
     Image.fromarray(mask.T).save("target.png")
     masks = ["--source-mask", "source.png", "--target-mask", "target.png"]
@@ -373,7 +374,7 @@ def test_every_command_explains_itself(command, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "size"), [("sd-shaped", 512), ("menagerie", 64)])
+@pytest.mark.parametrize(("model", "size"), [("sd-shaped", 512), ("menagerie", SIZE)])
 def test_a_real_photograph_goes_through(here, model, size):
     """The code path of Stable Diffusion 1.4 at 512×512 on random weights of its structure, and the bundled model."""
     tests = Path(__file__).parents[1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,9 +99,11 @@ class Menagerie(Suite):
 
     Args:
         classifier: folder of the factor classifier that reads the edits.
+        presets: the editor of each task.
     """
 
     classifier: Path = FOLDER
+    presets: Mapping[str, Editor] = field(default_factory=lambda: SCENES, hash=False)
 
     name: ClassVar[str] = "menagerie"
     text_scale: ClassVar[float] = MENAGERIE.scales["text_scale"]
@@ -114,7 +116,7 @@ class Menagerie(Suite):
         return tuple(TASKS)
 
     def editor(self, task: str, item: int | str | None = None) -> Editor:
-        return SCENES[task]
+        return self.presets[task]
 
     def items(self, task: str, split: str, count: int | None) -> Sequence[int]:
         """Seeds of scenes.
