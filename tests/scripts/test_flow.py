@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from nmg.menagerie import networks
 from scripts.training import flow
-from scripts.training.losses import tokenized
+from scripts.training.data import tokenized
 
 CAPTIONS = ["a cat on a beach", "a smiling red dog"]
 
@@ -37,7 +37,7 @@ def test_the_trained_velocity_is_the_pipelines_with_all_absent_tokens(parts):
     expected = transformer(latents, embedded, pooled, 1000 * sigmas).sample
     velocity, maps = flow.FlowDenoiser(encoders, transformer)(latents, sigmas, tokenized(tokenizer, CAPTIONS))
     assert_close(velocity, expected, rtol=1e-5, atol=1e-5)
-    assert maps.shape == (2, flow.SIDE**2, tokenizer.model_max_length)
+    assert [layer.shape for layer in maps] == 2 * [(2, flow.SIDE**2, tokenizer.model_max_length)]
 
 
 def test_a_shift_moves_noise_levels_towards_noise_and_keeps_the_ends():

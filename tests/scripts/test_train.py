@@ -16,9 +16,11 @@ from nmg.menagerie.scene import SIZE
 from nmg.menagerie.tasks import TRAIN_SEEDS
 from scripts import train
 
-SMALL = "--scenes 16 --workers 1 --watched 2 --warmup 0 --vae-channels 8 8 16 16 --unet-channels 16 16"
-BATCHES = "--vae-batch 4 --decoder-batch 4 --classifier-batch 8 --unet-batch 8"
-BUDGETS = "--classifier-samples 16 --vae-samples 16 --decoder-samples 8"
+SMALL = "--scenes 16 --workers 1 --watched 2 --warmup 0 --vae-channels 8 8 16 16 --unet-channels 16 16 --flow-width 32"
+BATCHES = (
+    "--vae-batch 4 --decoder-batch 4 --classifier-batch 8 --unet-batch 8 --flow-batch 4 --flow-width 32 --flow-layers 2"
+)
+BUDGETS = "--classifier-samples 16 --vae-samples 16 --decoder-samples 8 --flow-samples 8"
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,32 @@ def test_curves_are_means_of_neighbours_without_rows_of_counts_alone():
     thin = train.thinned([*rows, {"samples": 991, "minutes": 49.5}])
     assert len(thin) == 33 and thin[0] == pytest.approx({"samples": 20, "minutes": 1, "loss": (1 + 1 / 2 + 1 / 3) / 3})
     assert train.thinned(rows[:5]) == rows[:5]
+
+
+def test_the_flow_twin_is_an_ordinary_stable_diffusion_3(trained):
+    from diffusers import StableDiffusion3Pipeline
+
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        trained / "pipeline-flow", torch_dtype=torch.float32, local_files_only=True, **absent
+    )
+    average = torch.load(trained / "flow.pt", weights_only=True)["average"]
+    name = "pos_embed.proj.weight"
+    assert_close(pipe.transformer.state_dict()[name], average[f"transformer.{name}"], rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        latents = pipe("a cat", num_inference_steps=2, height=SIZE, width=SIZE, output_type="latent").images
+    assert latents.shape == (1, networks.LATENT_CHANNELS, 16, 16) and latents.isfinite().all()
+
+
+def test_a_training_starts_from_an_exported_folder(trained, tmp_path):
+    given = f"--work {tmp_path} --start {trained / 'pipeline'} {SMALL} --unet-batch 4 --unet-samples 16 --stages unet"
+    (tmp_path / "vae.jsonl").write_text((trained / "vae.jsonl").read_text())
+    with torch.enable_grad():
+        train.train(train.parser().parse_args(given.split()))
+    start = torch.load(tmp_path / "unet.pt", weights_only=True)["start"]
+    average = torch.load(trained / "unet.pt", weights_only=True)["average"]
+    for name in ("unet.mid_block.resnets.0.conv1.weight", "text_encoder.final_layer_norm.weight"):
+        (own,) = (tensor for key, tensor in average.items() if key.endswith(name.split("text_encoder.")[-1]))
+        assert_close(
+            start[name if name in start else f"text_encoder.text_model.{name[13:]}"], own, rtol=1e-3, atol=1e-4
+        )
