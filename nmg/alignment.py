@@ -5,8 +5,11 @@ Pure functions of prompts and a tokenizer; no network is asked.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +36,37 @@ class Tokens:
         ids: token ids without padding, begin and end tokens included.
         spans: for each token the characters [start, end) that it stands for; empty at begin and end.
         length: the encoder's padded length.
+        then: the same prompt as another encoder reads it, whose embeddings follow those of this one.
     """
 
     prompt: str
     ids: tuple[int, ...]
     spans: tuple[Span, ...]
     length: int
+    then: Tokens | None = None
+
+    @property
+    def width(self) -> int:
+        """The length of all embeddings."""
+        return self.length + (self.then.width if self.then else 0)
+
+    @property
+    def begin(self) -> int:
+        """The first token that stands for characters; 0 for none."""
+        return next((i for i, (start, end) in enumerate(self.spans) if end > start), 0)
+
+    @property
+    def end(self) -> int:
+        """One past the last token that stands for characters; 0 for none."""
+        return max((i + 1 for i, (start, end) in enumerate(self.spans) if end > start), default=0)
+
+    def within(self, part: str, start: int, dropped: int) -> Tokens:
+        """The tokens from number `dropped` on, in which those of a part of the prompt, which begins at a character,
+        stand for its characters, and all others for none."""
+        end = start + len(part)
+        clipped = ((max(a, start) - start, min(b, end) - start) for a, b in self.spans[dropped:])
+        spans = tuple((a, b) if a < b else (0, 0) for a, b in clipped)
+        return dataclasses.replace(self, prompt=part, ids=self.ids[dropped:], spans=spans)
 
     def inside(self, span: Span) -> list[int]:
         """Positions of the tokens that overlap the characters of `span`."""
@@ -50,10 +78,11 @@ class Tokens:
         return [(match.group(), self.inside(match.span())) for match in re.finditer(r"\S+", self.prompt)]
 
 
-def tokenize(prompt: str, tokenizer: Any, written: str | None = None) -> Tokens:
-    """Tokens of a prompt with their characters, by any CLIP tokenizer of transformers.
+def tokenize(prompt: str, tokenizer: Any, written: str | None = None, length: int | None = None) -> Tokens:
+    """Tokens of a prompt with their characters, by any fast tokenizer of transformers, or a slow one of CLIP or Qwen.
 
     Args:
+        length: the encoder's padded length; the tokenizer's longest if not given.
         written: the prompt as the text encoder reads it, where it is another: a textual inversion of several vectors is
             written out, and all its tokens stand for the word as it was typed.
     """
@@ -64,10 +93,11 @@ def tokenize(prompt: str, tokenizer: Any, written: str | None = None) -> Tokens:
         spans = _tightened(text, encoded["offset_mapping"])
     else:
         encoded = tokenizer(text)
-        spans = _without_offsets(text, tokenizer.convert_ids_to_tokens(encoded["input_ids"]))
+        pieces = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        spans = (_without_offsets if encoded["input_ids"][:1] == [tokenizer.bos_token_id] else _by_bytes)(text, pieces)
     if text != prompt:
         prompt, spans = _as_typed(prompt, text, spans)
-    return Tokens(prompt, tuple(encoded["input_ids"]), tuple(spans), tokenizer.model_max_length)
+    return Tokens(prompt, tuple(encoded["input_ids"]), tuple(spans), length or tokenizer.model_max_length)
 
 
 def _as_typed(prompt: str, written: str, spans: Sequence[Span]) -> tuple[str, list[Span]]:
@@ -117,6 +147,15 @@ def _without_offsets(prompt: str, pieces: Sequence[str]) -> list[Span]:
     return [*spans, (0, 0)]
 
 
+def _by_bytes(text: str, pieces: Sequence[str]) -> list[Span]:
+    """Offsets for a tokenizer without them that has a letter for every byte, and writes spaces too."""
+    owner = [i for i, letter in enumerate(text) for _ in letter.encode()]
+    ends = list(itertools.accumulate(map(len, pieces)))
+    places = zip([0, *ends], ends, strict=False)
+    spans = [(owner[a], owner[b - 1] + 1) if a < b <= len(owner) else (len(text), len(text)) for a, b in places]
+    return _tightened(text, spans)
+
+
 def occurrences(words: str, prompt: str) -> list[Span]:
     """Where a word or phrase stands in a prompt: the characters of each occurrence, whatever their case."""
     pattern = r"\s+".join(map(re.escape, words.split()))
@@ -129,7 +168,11 @@ def find(words: str, tokens: Tokens) -> list[int]:
     Raises:
         ValueError: if the prompt does not hold it, with the words that it holds.
     """
-    positions = sorted({i for span in occurrences(words, tokens.prompt) for i in tokens.inside(span)})
+    found, offset, part = occurrences(words, tokens.prompt), 0, tokens
+    positions: list[int] = []
+    while part is not None:
+        positions += sorted({offset + i for span in found for i in part.inside(span)})
+        offset, part = offset + part.length, part.then  # type: ignore[assignment]
     if not positions:
         held = ", ".join(re.findall(WORD, tokens.prompt)) or "(none)"
         raise ValueError(f"{words!r} does not occur in the prompt {tokens.prompt!r}; its words are {held}")
@@ -151,6 +194,21 @@ class Correspondence:
     kept: Float[Tensor, " target_tokens"]
 
 
+def by_encoder(align: Callable[[Tokens, Tokens], Correspondence]) -> Callable[[Tokens, Tokens], Correspondence]:
+    """A decorator: where several encoders read the prompts, the tokens of each are aligned by themselves."""
+
+    @functools.wraps(align)
+    def aligned(source: Tokens, target: Tokens) -> Correspondence:
+        first = align(source, target)
+        if source.then is None or target.then is None:
+            return first
+        rest = aligned(source.then, target.then)
+        return Correspondence(torch.block_diag(first.weights, rest.weights), torch.cat([first.kept, rest.kept]))
+
+    return aligned
+
+
+@by_encoder
 def replacement(source: Tokens, target: Tokens) -> Correspondence:
     """Word for word: every target word takes the attention of the word in its place.
 
@@ -162,8 +220,10 @@ def replacement(source: Tokens, target: Tokens) -> Correspondence:
     """
     old, new = source.words, target.words
     _same_count(old, new, source, target)
-    groups = [([0], [0]), *((a, b) for (_, a), (_, b) in zip(old, new, strict=True))]
-    tails = [list(range(len(tokens.ids) - 1, tokens.length)) for tokens in (source, target)]
+    heads = min(source.begin, target.begin)
+    groups = [([i], [i]) for i in range(heads)]
+    groups += list(zip(_joined(old, source.end), _joined(new, target.end), strict=True))
+    tails = [list(range(tokens.end, tokens.length)) for tokens in (source, target)]
     shared = min(map(len, tails))
     groups += [([tails[0][i]], [tails[1][i]]) for i in range(shared)]
     # A longer source has more padding left over: its last padding takes it.
@@ -171,6 +231,7 @@ def replacement(source: Tokens, target: Tokens) -> Correspondence:
     return Correspondence(_map(groups, source.length, target.length), torch.ones(target.length))
 
 
+@by_encoder
 def replacement_by_authors(source: Tokens, target: Tokens) -> Correspondence:
     """The map of Prompt-to-Prompt's code, for reproduction.
 
@@ -194,6 +255,7 @@ def replacement_by_authors(source: Tokens, target: Tokens) -> Correspondence:
     return Correspondence(weights, torch.ones(target.length))
 
 
+@by_encoder
 def refinement(source: Tokens, target: Tokens) -> Correspondence:
     """The best alignment of two token sequences: tokens without a partner keep their own attention.
 
@@ -232,6 +294,14 @@ def _needleman_wunsch(source: Sequence[int], target: Sequence[int]) -> list[int 
         else:
             i -= 1
     return partners
+
+
+def _joined(words: Sequence[tuple[str, list[int]]], end: int) -> list[list[int]]:
+    """The tokens of each word, and those behind it that stand for white space alone, up to token `end`."""
+    begins = [end]
+    for _, positions in reversed(words):
+        begins.append(positions[0] if positions else begins[-1])
+    return [list(range(*ends)) for ends in itertools.pairwise(reversed(begins))]
 
 
 def _map(groups: Sequence[tuple[list[int], list[int]]], source_length: int, target_length: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmg.threads import alone_with
-from nmg.types import Heads, Probabilities
+from nmg.types import Heads, KeyMask, Probabilities, WordMaps
 from nmg.undo import undoing
 
 
@@ -44,24 +44,31 @@ class Site:
     is_joint: bool = False
 
 
-Attend = Callable[[Site, Heads, Heads, Heads], Heads | None]
-"""Computes a layer's output from queries, keys and values, each [rows, heads, positions, dim];
-None leaves the layer to the library's fused attention."""
+Attend = Callable[[Site, Heads, Heads, Heads, KeyMask | None], Heads | None]
+"""Computes a layer's output from queries, keys and values, each [rows, heads, positions, dim], and, where not all keys
+count, their mask; None leaves the layer to the library's fused attention."""
 
 
-def probabilities(q: Heads, k: Heads) -> Probabilities:
-    """softmax(q kᵀ / √dim), in fp32 inside whatever the dtype."""
+def probabilities(q: Heads, k: Heads, mask: KeyMask | None = None) -> Probabilities:
+    """softmax(q kᵀ / √dim), in fp32 inside whatever the dtype; a key that the mask leaves out has none."""
     scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-1, -2)
+    scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1).to(q.dtype)
 
 
 def attention(q: Heads, k: Heads, v: Heads, mask: Tensor | None = None) -> Heads:
-    """Fused attention; no matrix of probabilities is stored.
+    """Fused attention; no matrix of probabilities is stored. Of no rows, nothing.
 
     Args:
         mask: which keys each query may attend to, as truth values that broadcast to [rows, heads, queries, keys].
     """
-    return _plain(q, k, v, attn_mask=mask)
+    return _plain(q, k, v, attn_mask=mask) if len(q) else q
+
+
+def word_columns(q: Heads, k: Heads, words: slice, mask: KeyMask | None = None) -> WordMaps:
+    """The columns of the attention matrix that are the words'. No more than one head's whole matrix is held."""
+    heads = zip(q.split(1, 1), k.split(1, 1), strict=True)
+    return torch.cat([probabilities(*head, mask)[..., words] for head in heads], 1)
 
 
 def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int]:
@@ -80,6 +87,8 @@ def spatial_size(positions: int, latent_size: tuple[int, int]) -> tuple[int, int
 
 PLACES = ("down", "mid", "up")
 """The places of a UNet's blocks, in the order they run."""
+SINGLE = "single"
+"""The place of the transformer blocks in which text and picture have the same weights (FLUX); they run last."""
 
 
 def sites(network: Any) -> dict[str, Site]:
@@ -102,8 +111,12 @@ def sites(network: Any) -> dict[str, Site]:
             f"the network carries attention processors that an edit would bypass: {', '.join(sorted(foreign))} "
             "(an IP-Adapter, perhaps); unload them first, for example with pipe.unload_ip_adapter()"
         )
-    joint = (getattr(layer, "added_kv_proj_dim", None) is not None for layer in layers.values())
-    return dict(_ordered(tuple(zip(layers, joint, strict=True))))
+    return dict(_ordered(tuple((name, _is_joint(name, layer)) for name, layer in layers.items())))
+
+
+def _is_joint(name: str, layer: Any) -> bool:
+    """Whether a layer has text and picture in one sequence: with projections of its own for the text, or without."""
+    return getattr(layer, "added_kv_proj_dim", None) is not None or name.startswith(SINGLE)
 
 
 def _layers(network: Any) -> dict[str, Any]:
@@ -119,7 +132,8 @@ def _ordered(names: tuple[tuple[str, bool], ...]) -> tuple[tuple[str, Site], ...
     def order(named: tuple[str, bool]) -> tuple:
         name, _ = named
         place = name.split("_", 1)[0]
-        return PLACES.index(place) if place in PLACES else 0, [int(n) for n in re.findall(r"\d+", name)], name
+        block = PLACES.index(place) if place in PLACES else int(place == SINGLE)
+        return block, [int(n) for n in re.findall(r"\d+", name)], name
 
     found, counts = [], {False: 0, True: 0}
     for name, is_joint in sorted(names, key=order):
@@ -229,8 +243,9 @@ def _shim(*args: Any, **options: Any) -> Any:
         return _plain(*args, **options)
     # Inside `attend`, and until it is done, attention is the plain one.
     here.calls[0] += 1
-    q, k, v = (*args, *(options[name] for name in ("query", "key", "value") if name in options))[:3]
-    out = here.attend(here.site, q, k, v)
+    named = (options[name] for name in ("query", "key", "value", "attn_mask") if name in options)
+    q, k, v, mask = (*args, *named, None)[:4]
+    out = here.attend(here.site, q, k, v, mask)
     _RUNNING[threading.get_ident()] = here
     return _plain(*args, **options) if out is None else out.to(q.dtype)
 

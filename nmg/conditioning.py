@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,9 @@ class Conditioning:
     Attributes:
         tokens: the text encoders' embeddings, which attention reads.
         pooled: one embedding of the whole prompt, where the network reads one.
-        mask: which of the tokens count, where not all do.
+        mask: which of the tokens count, where not all do. Texts of different lengths are joined by padding, which the
+            mask leaves out.
+        guidance: the scale that a guidance-distilled network is told.
         prompts: that the rows were made of; None for a row of another making. They tell, without a wait for the device,
             which rows are the same.
     """
@@ -27,6 +30,7 @@ class Conditioning:
     tokens: Float[Tensor, "rows tokens features"]
     pooled: Float[Tensor, "rows width"] | None = None
     mask: Bool[Tensor, "rows tokens"] | None = None
+    guidance: Float[Tensor, " rows"] | None = None
     prompts: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,14 +75,32 @@ class Conditioning:
         return self.each(lambda tensor: tensor.to(device), self.prompts)
 
     def with_tokens(self, tokens: Tensor) -> Conditioning:
-        """The same with other embeddings in every row."""
-        tokens = tokens.to(self.tokens.dtype).expand_as(self.tokens)
-        return dataclasses.replace(self, tokens=tokens, prompts=())
+        """The same with other embeddings in every row, found in a text that may be padded to another length."""
+        tokens = F.pad(tokens, (0, 0, 0, self.shape[1] - tokens.shape[1]))
+        return dataclasses.replace(self, tokens=tokens.to(self.tokens.dtype).expand_as(self.tokens), prompts=())
+
+    def with_guidance(self, scale: float) -> Conditioning:
+        """The same, told another scale; as it is where the network is told none."""
+        if self.guidance is None:
+            return self
+        named = tuple(prompt if prompt is None else f"{prompt} (told {scale:g})" for prompt in self.prompts)
+        return dataclasses.replace(self, guidance=torch.full_like(self.guidance, scale), prompts=named)
 
     def moved(self, tokens: Tensor, pooled: Tensor | None = None) -> Conditioning:
-        """The same with embeddings that are moved along a direction."""
+        """The same with embeddings that are moved along a direction. Where padding moves, it is a token."""
         whole = self.pooled if self.pooled is None or pooled is None else self.pooled + pooled.to(self.pooled)
-        return Conditioning(self.tokens + tokens.to(self.tokens), whole, self.mask)
+        own = self.fitted(max(self.shape[1], tokens.shape[1]))
+        move = F.pad(tokens, (0, 0, 0, own.shape[1] - tokens.shape[1])).to(own.tokens)
+        mask = None if own.mask is None else own.mask | (move != 0).any(-1)
+        return dataclasses.replace(own, tokens=own.tokens + move, pooled=whole, mask=mask, prompts=())
+
+    def fitted(self, length: int) -> Conditioning:
+        """The same with this number of tokens: more padding, or less."""
+        more = length - self.shape[1]
+        if more == 0:
+            return self
+        mask = torch.ones_like(self.tokens[..., 0], dtype=torch.bool) if self.mask is None else self.mask
+        return dataclasses.replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=F.pad(mask, (0, more)))
 
     @property
     def shape(self) -> torch.Size:
@@ -101,6 +123,7 @@ class Conditioning:
 
     @classmethod
     def _joined(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        named = [part.tensors() for part in parts]
+        longest = max(part.shape[1] for part in parts)
+        named = [part.fitted(longest).tensors() for part in parts]
         joined: dict[str, Any] = {name: torch.cat([part[name] for part in named]) for name in named[0]}
         return cls(**joined, prompts=tuple(prompt for part in parts for prompt in part.prompts))

@@ -24,6 +24,8 @@ from nmg.run import Run, delegating
 from nmg.sampling import begin, sample
 from nmg.undo import gradients_kept
 
+WIDE = ("FluxPipeline", "QwenImagePipeline")
+"""Pipelines whose networks overflow in float16."""
 PAPER_MODEL = "CompVis/stable-diffusion-v1-4"
 
 
@@ -53,7 +55,7 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
         model: "menagerie" (bundled), a hub id, or a folder in diffusers' layout; if not given, Stable
             Diffusion 1.4 where there is CUDA and the bundled model elsewhere.
         device: "cuda", "cpu", …; CUDA where there is one.
-        dtype: float16 on CUDA and float32 elsewhere, if not given. Latents stay float32.
+        dtype: float32, if not given; on CUDA float16, or bfloat16 where a family needs its range. Latents stay float32.
 
     Raises:
         OSError: if the model can't be found or fetched, with what would work.
@@ -62,12 +64,12 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
         A `NoiseMapGuidancePipeline` for Stable Diffusion 1 and 2; for another family, diffusers' own pipeline of it.
     """
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
+    half = device.startswith("cuda")
     model = model or (PAPER_MODEL if device.startswith("cuda") else BUNDLED)
     folder = BUNDLED_FOLDER if model == BUNDLED else model
     try:
         with quiet():
-            pipe = _loaded(folder, dtype)
+            pipe = _loaded(folder, dtype, half)
     except (OSError, ValueError) as error:
         raise OSError(
             f"the model {model!r} can't be loaded: {str(error).strip().splitlines()[0]} — give a folder in diffusers' "
@@ -81,9 +83,11 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
     return pipe.to(device)
 
 
-def _loaded(folder: Any, dtype: torch.dtype) -> Any:
-    """The pipeline in a folder or at a hub id, by the class that its index names."""
+def _loaded(folder: Any, dtype: torch.dtype | None, half: bool) -> Any:
+    """The pipeline in a folder or at a hub id, by the class that its index names; in half precision if no other is
+    given."""
     kind = DiffusionPipeline.load_config(folder).get("_class_name", "")
+    dtype = dtype or ((torch.bfloat16 if kind in WIDE else torch.float16) if half else torch.float32)
     # Never pickled weights, which could run anything.
     options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
     if kind in ("StableDiffusionPipeline", "NoiseMapGuidancePipeline", ""):
@@ -104,8 +108,8 @@ def generate(
     sampler = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False) if own else copy.copy(pipe)
     sampler.set_progress_bar_config(disable=True)
     generator = generator or torch.Generator().manual_seed(0)
-    options = {"guidance_scale": scale, "num_inference_steps": steps, "generator": generator, "output_type": "pt"}
-    return sampler(list(prompts), **options).images.float().cpu()
+    options = {"num_inference_steps": steps, "generator": generator, "output_type": "pt"}
+    return sampler(list(prompts), **options, **Backbone(pipe).sampling(scale)).images.float().cpu()
 
 
 with quiet():
@@ -149,6 +153,10 @@ class _Following(Guidance):
 
     def prepare(self, run: Run) -> Guidance:
         return dataclasses.replace(self, guidance=self.guidance.prepare(run))
+
+    def needs_null(self) -> bool:
+        # A later step may have another scale.
+        return True
 
 
 class NoiseMapGuidancePipeline(StableDiffusionPipeline):

@@ -21,7 +21,8 @@ from pydantic import Field
 
 from nmg import editors, guidance, identity, images, inversion
 from nmg.backbones import Backbone
-from nmg.editors import Pix2PixZero, PromptToPrompt
+from nmg.editors import PromptToPrompt
+from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
 from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
@@ -182,12 +183,22 @@ class Request:
         CONVENTIONS[self.convention](down, backbone.scheduler)
         self.editor.check(backbone, self)
         self.guidance.check(backbone, self)
+        if (told := self.guidance.embedded_scale) is not None and not backbone.is_told_guidance:
+            raise ValueError(
+                f"embedded_scale={told:g} is told to a network that embeds its guidance, as FLUX.1 dev does, and this "
+                f"{type(backbone.network).__name__} does not; leave it out"
+            )
 
     def remarks(self, backbone: Backbone) -> list[str]:
         """What is not wrong with a request, but to be said before it is computed."""
         editor = PromptToPrompt() if self.editor is None else self.editor
         said = backbone.remarks([*self.prompts, self.own_negative or ""]) + editor.remarks(self)
         said += self.guidance.remarks(self) if self.guidance else []
+        if backbone.DISTILLED and self.guidance and (scale := self.guidance.text_scale) != 1:
+            said.append(
+                f"text_scale={scale:g} is classifier-free guidance, which this network was distilled to do without; "
+                "text_scale=1 follows the text alone, at half the cost"
+            )
         if self.source in self.targets and not editor.edits_alone:
             said.append(f"the target prompt {self.source!r} is the source's, so that its picture is not edited")
         return said
@@ -270,7 +281,7 @@ class Request:
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
     """Raise for a trajectory whose parts don't belong together, or of another model."""
     trajectory.check()
-    channels = backbone.network.config.in_channels
+    channels = backbone.channels
     if trajectory.maps.shape[1] != channels:
         raise ValueError(
             f"the trajectory's maps have {trajectory.maps.shape[1]} channels and the network takes {channels}; "
@@ -301,7 +312,7 @@ def _count_by_50(method: dict[str, Any], longer: float) -> None:
     if method["method"] == "ProxNegativePrompt":
         method["rate"] = 1 - (1 - method.get("rate", ProxNegativePrompt.rate)) ** (1 / longer)
     if method["method"] == "Pix2PixZero":
-        method["amount"] = method.get("amount", Pix2PixZero.amount) / longer
+        method["amount"] = method.get("amount", AMOUNT) / longer
 
 
 def digest(picture: Image.Image) -> str:

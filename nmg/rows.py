@@ -8,7 +8,7 @@ A copy of the source that is not needed is left out of the call: its null copy, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,10 +32,20 @@ def doubled(rows: Rows) -> Rows:
     return cat([rows, rows])
 
 
-def halves(doubled_rows: Rows) -> tuple[Rows, Rows]:
-    """[null rows; text rows] to its two parts; an odd number of rows is one whose null part leaves the source out."""
-    middle = len(doubled_rows) // 2
+def halves(doubled_rows: Rows, null_half: bool = True) -> tuple[Rows, Rows]:
+    """[null rows; text rows] to its two parts; an odd number of rows is one whose null part leaves the source out.
+
+    Args:
+        null_half: whether there are null rows; the first part is empty without.
+    """
+    middle = len(doubled_rows) // 2 if null_half else 0
     return doubled_rows[:middle], doubled_rows[middle:]
+
+
+def by_half(*held: Any, null_half: bool = True) -> tuple[tuple, tuple]:
+    """The null parts of several values, and their text parts (see `halves`). None stays None."""
+    parts = [(None, None) if rows is None else halves(rows, null_half) for rows in held]
+    return tuple(null for null, _ in parts), tuple(text for _, text in parts)
 
 
 def most(*copies: Copies) -> Copies:
@@ -43,25 +53,27 @@ def most(*copies: Copies) -> Copies:
     return max(copies, key=_ORDER.index)
 
 
-def with_copies(doubled_rows: Rows, copies: Copies) -> Rows:
-    """[null rows; text rows] with these copies of the source alone."""
-    if copies == "both":
+def with_copies(doubled_rows: Rows, copies: Copies, null_half: bool = True) -> Rows:
+    """[null rows; text rows] with these copies of the source alone; or the text rows alone."""
+    if copies == "both" and null_half:
         return doubled_rows
     null, text = halves(doubled_rows)
-    return cat([null[1:], text[1:] if copies == "none" else text])
+    text = text[1:] if copies == "none" else text
+    return cat([null[1:], text]) if null_half else text
 
 
-def completed(seen: Tensor, copies: Copies) -> Tensor:
+def completed(seen: Tensor, copies: Copies, null_half: bool = True) -> Tensor:
     """What the network gave for the rows of `with_copies`, as [null rows; text rows].
 
-    The source's null copy takes the values of its text copy, or zeros where the network saw neither.
+    The source's null copy takes the values of its text copy, or zeros where the network saw neither. Where it saw no
+    null half, all null rows take those of their text rows.
     """
-    if copies == "both":
+    if copies == "both" and null_half:
         return seen
-    null, text = halves(seen)
+    null, text = halves(seen, null_half)
     if copies == "none":
         text = cat([text.new_zeros(1, *text.shape[1:]), text])
-    return cat([text[:1], null, text])
+    return cat([text[:1], null, text]) if null_half else doubled(text)
 
 
 def with_sources(copies: Tensor, doubled_rows: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ class Run:
         prompts: the source prompt, then one per target.
         text: what they became, one row each.
         null: the same of the null (or negative) prompt, for each row.
+        null_half: whether the network sees the null half in each step; see `Guidance.needs_null`.
     """
 
     backbone: Backbone
@@ -93,6 +94,7 @@ class Run:
     prompts: tuple[str, ...]
     text: Conditioning
     null: Conditioning
+    null_half: bool = True
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -123,18 +125,19 @@ class Run:
         attend: Attend | None = None,
         copies: rows.Copies = "both",
         source_noise: Doubled | None = None,
+        null_half: bool = True,
     ) -> Latents:
         """What the network predicts, in fp32 (see `nmg.levels.Level`). Of doubled rows, the network sees only these
-        copies of the source (see `rows.completed`).
+        copies of the source, and the null half or not (see `rows.completed`).
 
         Args:
             source_noise: of the source's null and text copy, if it is known; the network then sees neither.
         """
         if source_noise is not None:
-            return rows.with_sources(source_noise, self.predict(x, step, text, attend, "none"))
-        x, text = rows.with_copies(x, copies), rows.with_copies(text, copies)
+            return rows.with_sources(source_noise, self.predict(x, step, text, attend, "none", None, null_half))
+        x, text = rows.with_copies(x, copies, null_half), rows.with_copies(text, copies, null_half)
         eps = self.backbone.predict(x, step, text, attend) if len(x) else x
-        return rows.completed(eps, copies)
+        return rows.completed(eps, copies, null_half)
 
     def gradient(
         self,

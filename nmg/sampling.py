@@ -45,6 +45,7 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         FloatingPointError: if a step gives values that are not finite.
     """
     guidance, editor = guidance.prepare(run), editor.prepare(run)
+    run = dataclasses.replace(run, null_half=guidance.needs_null() or editor.needs_null())
     x = run.start
     for step in run.steps:
         # Return to the inverted path before looking at the text.
@@ -54,7 +55,8 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         text = rows.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
-        eps = run.predict(doubled, step, text, editor.attend(run, step), copies, editor.source_noise(run, step))
+        seen = copies, editor.source_noise(run, step), run.null_half
+        eps = run.predict(doubled, step, text, editor.attend(run, step), *seen)
         if (known := guidance.null_noise(run, step)) is not None:
             eps = rows.with_null_source(known, eps)
 
@@ -115,19 +117,27 @@ class Edit(Sampled):
     request: Request
 
 
-def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), negative: str = "") -> Run:
+def prepare(
+    pipe: Any,
+    trajectory: Trajectory,
+    targets: Sequence[str] = (),
+    negative: str = "",
+    guidance: Guidance | None = None,
+) -> Run:
     """Encode the prompts and gather what a run needs.
 
     Args:
         trajectory: of the source picture; its prompt is the source prompt.
         targets: target prompts, possibly none.
         negative: the prompt of the null half.
+        guidance: whose `embedded_scale` a guidance-distilled network is told.
 
     Raises:
         TypeError, ValueError: for prompts that can't be used, or a trajectory of another model.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
-    request = Request(trajectory, targets=tuple(targets), negative=negative, guidance=CFG(), editor=Editor())
+    guidance = CFG(embedded_scale=None if guidance is None else guidance.embedded_scale)
+    request = Request(trajectory, targets=tuple(targets), negative=negative, guidance=guidance, editor=Editor())
     request = request.resolved(backbone)
     request.check(backbone)
     return encoded(backbone, request, trajectory)
@@ -136,6 +146,8 @@ def prepare(pipe: Any, trajectory: Trajectory, targets: Sequence[str] = (), nega
 def encoded(backbone: Backbone, request: Request, trajectory: Trajectory) -> Run:
     """The run of a checked request."""
     text, null = backbone.texts(request.prompts, request.negative or "")
+    told = request.guidance.embedded_scale
+    text = text.with_guidance(backbone.settings.embedded_scale or 1.0 if told is None else told)
     return Run(backbone, trajectory.to(backbone.device), request.prompts, text, null.expand(len(text)))
 
 

@@ -10,6 +10,10 @@ Doubled = Float[Tensor, "doubled_rows channels height width"]
 """Latents or noise of the null rows, then of the text rows."""
 Heads = Float[Tensor, "rows heads _ dim"]
 """Queries, keys, values or outputs of one attention layer: one vector per position or text token."""
+KeyMask = Bool[Tensor, "rows 1 1 keys"]
+"""Which keys count, where not all do: those of a padded text don't."""
 Probabilities = Float[Tensor, "rows heads queries keys"]
+WordMaps = Float[Tensor, "rows heads positions tokens"]
+"""How much every position of the picture attends to every token of the text."""
 TokenMap = Float[Tensor, "source_tokens target_tokens"]
 Mask = Bool[Tensor, "rows 1 height width"]

@@ -126,7 +126,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
         parameter.requires_grad_(".attn1." not in name)
     (null, _), (text, moved) = sampler.null.split(1), sampler.text.split(1)
     backbone, steps, start = sampler.backbone, sampler.trajectory.steps, sampler.trajectory.start
-    amount = editor.amount * PUBLISHED_STEPS / len(steps)
+    amount = editor.amount_for(backbone) * PUBLISHED_STEPS / len(steps)
 
     source_maps: list[list[Tensor]] = []
     source = start
@@ -150,7 +150,7 @@ def two_loops(sampler: _Sampler, editor: Pix2PixZero) -> Iterator[Tensor]:
 def storing(maps: list[Tensor]) -> Attend:
     """Attention that keeps every cross-attention map of the call."""
 
-    def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         probabilities = matrix(q, k)
         if site.is_cross:
             maps.append(probabilities)

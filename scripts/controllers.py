@@ -30,7 +30,7 @@ def matrix(q: Tensor, k: Tensor) -> Tensor:
     return scores(q, k).softmax(-1)
 
 
-def by_matrix(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def by_matrix(site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of a layer whose controller is off."""
     return matrix(q, k) @ v
 
@@ -107,7 +107,7 @@ class WordSwap(Controller):
     def attend(self, step: Step) -> Attend:
         self.step_maps = []
 
-        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             maps = matrix(q, k)
             self.replace(site, step, maps[len(maps) // 2 :])
             return maps @ v
@@ -155,7 +155,7 @@ class Mutual(Controller):
     first_layer: int
 
     def attend(self, step: Step) -> Attend:
-        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             # Computed before the controller is asked, and both held while it works.
             before = scores(q, k)
             maps = before.softmax(-1)

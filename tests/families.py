@@ -196,5 +196,114 @@ def sd3(dynamic=False):
     )
 
 
-FAMILIES = {"sd1": sd, "sd2": lambda: sd(v=True), "xl": sdxl, "sd3": sd3}
+def qwen_tokenizer():
+    """A fast tokenizer of bytes with the words of chat, as Qwen's is."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=1024, **special)
+
+
+def qwen(layers=2):
+    """Qwen-Image: one language model, text padded and masked, latents packed, an autoencoder of films."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    try:
+        from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    except ImportError:
+        pytest.skip("this release of diffusers has no Qwen-Image")
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=layers,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=12,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.8, 1.0, 2.0],
+    )
+    rope = {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default", "rope_theta": 1e6}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            **sizes,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": rope,
+            "rope_scaling": rope,
+            "rope_theta": 1e6,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 1024,
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+    )
+    shift = {"base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+    pipe = QwenImagePipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shift),
+        vae=vae.eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=tokenizer,
+    )
+    # A token is a byte here, and the template's beginning has more of them.
+    beginning = pipe.prompt_template_encode.split("{}")[0]
+    pipe.prompt_template_encode_start_idx = len(tokenizer(beginning).input_ids)
+    pipe.default_sample_size = 16
+    return quiet(pipe)
+
+
+def flux(dev=True, double=2, single=2):
+    """FLUX.1: CLIP's pooled embedding and T5's tokens, latents packed; dev is told its guidance, schnell is not."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=dev,
+    )
+    first, second = clip_tokenizer(), t5_tokenizer()
+    shift = (
+        {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0} if dev else {"shift": 1.0}
+    )
+    pipe = FluxPipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift),
+        vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=clip(first, "CLIPTextModel"),
+        text_encoder_2=t5(second),
+        tokenizer=first,
+        tokenizer_2=second,
+    )
+    pipe.default_sample_size = 16
+    return quiet(pipe)
+
+
+FAMILIES = {"sd1": sd, "sd2": lambda: sd(v=True), "xl": sdxl, "sd3": sd3, "flux": flux, "qwen": qwen}
 """Every family by the name that tests give it."""

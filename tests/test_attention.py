@@ -32,13 +32,13 @@ def call():
     return call
 
 
-def explicit(site, q, k, v):
+def explicit(site, q, k, v, mask):
     return probabilities(q, k) @ v
 
 
 @pytest.mark.parametrize(
     "attend",
-    [lambda site, q, k, v: attention(q, k, v), lambda site, q, k, v: None, explicit],
+    [lambda site, q, k, v, mask: attention(q, k, v), lambda site, q, k, v, mask: None, explicit],
     ids=["attention", "None", "probabilities"],
 )
 def test_an_identity_attend_changes_nothing(unet, call, attend):
@@ -55,14 +55,14 @@ def test_no_attend_is_no_hook(unet, call):
 
 
 def test_an_attend_that_returns_something_else_is_obeyed(unet, call):
-    with attending(unet, lambda site, q, k, v: torch.zeros_like(q)):
+    with attending(unet, lambda site, q, k, v, mask: torch.zeros_like(q)):
         hooked = call(unet)
     assert (hooked - call(unet)).abs().max() > 1e-3
 
 
 def test_sites_are_in_the_order_they_run(unet, call):
     seen = []
-    with attending(unet, lambda site, q, k, v: seen.append(site)):
+    with attending(unet, lambda site, q, k, v, mask: seen.append(site)):
         call(unet)
     assert seen == list(sites(unet).values())
 
@@ -76,7 +76,7 @@ def test_stable_diffusion_has_16_self_and_16_cross_attention_layers(sd_shaped):
 
 def test_queries_of_cross_attention_are_positions_and_keys_are_tokens(unet, call):
     shapes = {}
-    with attending(unet, lambda site, q, k, v: shapes.update({site: (q.shape, k.shape, v.shape)})):
+    with attending(unet, lambda site, q, k, v, mask: shapes.update({site: (q.shape, k.shape, v.shape)})):
         call(unet)
     for site, (q, k, v) in shapes.items():
         assert k == v and q[:2] == k[:2] and q[3] == k[3]
@@ -98,7 +98,7 @@ class Stop(Exception):
 
 
 def raising(error):
-    def attend(site, q, k, v):
+    def attend(site, q, k, v, mask):
         raise error
 
     return attend
@@ -146,7 +146,7 @@ def test_different_processors_on_different_layers_come_back(build, call):
     before = dict(unet.attn_processors)
     expected = call(unet)
     seen = []
-    with attending(unet, lambda site, q, k, v: seen.append(site)):
+    with attending(unet, lambda site, q, k, v, mask: seen.append(site)):
         assert_close(call(unet), expected, rtol=1e-4, atol=1e-5)
     assert seen == list(sites(unet).values())
     assert same_objects(unet.attn_processors, before)
@@ -257,7 +257,7 @@ def test_checkpointed_layers_are_hooked_again_in_the_backward_pass(build):
 
     def gradient():
         z = x.clone().requires_grad_()
-        with torch.enable_grad(), attending(unet, lambda site, q, k, v: attention(2 * q, k, v)):
+        with torch.enable_grad(), attending(unet, lambda site, q, k, v, mask: attention(2 * q, k, v)):
             return torch.autograd.grad(unet(z, 500, text).sample.square().sum(), z)[0]
 
     expected = gradient()
@@ -266,7 +266,7 @@ def test_checkpointed_layers_are_hooked_again_in_the_backward_pass(build):
 
 
 def test_an_attend_may_ask_for_attention_itself(unet, call):
-    with attending(unet, lambda site, q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)):
+    with attending(unet, lambda site, q, k, v, mask: torch.nn.functional.scaled_dot_product_attention(q, k, v)):
         hooked = call(unet)
     assert torch.equal(hooked, call(unet))
 
@@ -275,7 +275,7 @@ def test_masked_tokens_stay_masked_where_the_hook_declines(build, call):
     unet, mask = build().unet, torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0, 0]] * 2)
     expected = call(unet, encoder_attention_mask=mask)
     assert (expected - call(unet)).abs().max() > 1e-3
-    with attending(unet, lambda site, q, k, v: None):
+    with attending(unet, lambda site, q, k, v, mask: None):
         assert_close(call(unet, encoder_attention_mask=mask), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -285,7 +285,7 @@ def test_masked_tokens_stay_masked_where_the_hook_declines(build, call):
 @pytest.mark.parametrize("size", [(8, 8), (9, 15), (7, 16), (11, 11)])
 def test_spatial_size_is_known_for_every_layer_of_any_latent(unet, call, size):
     positions = set()
-    with attending(unet, lambda site, q, k, v: positions.add(q.shape[2])):
+    with attending(unet, lambda site, q, k, v, mask: positions.add(q.shape[2])):
         call(unet, size)
     for count in positions:
         height, width = spatial_size(count, size)
@@ -322,7 +322,7 @@ def test_networks_in_two_threads_do_not_meet_each_others_hooks(build, call):
     hooked, plain = build().unet, build().unet
     expected, inside, done = call(plain), threading.Event(), threading.Event()
 
-    def zeros(site, q, k, v):
+    def zeros(site, q, k, v, mask):
         inside.set()
         assert done.wait(60)
         return torch.zeros_like(q)

@@ -486,12 +486,12 @@ class Watching(Editor):
     def attend(self, run: Run, step: Step) -> Attend:
         inner, places = self.inner.attend(run, step), []
 
-        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+        def attend(site: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor | None:
             edited: list[Tensor] = []
             with pytest.MonkeyPatch.context() as patch:
                 original = _Running.edited
                 patch.setattr(_Running, "edited", lambda *given: edited.append(original(*given)) or edited[-1])
-                out = None if inner is None else inner(site, q, k, v)
+                out = None if inner is None else inner(site, q, k, v, mask)
             if site.is_cross and q.shape[2] <= 32 * 32:
                 maps = edited[0] if edited else probabilities(q.chunk(2)[1], k.chunk(2)[1])
                 name = f"{site.place}_cross.{places.count(site.place)}"

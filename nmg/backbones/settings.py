@@ -29,6 +29,8 @@ class _Fields(Form):
     noise_map_scale: Number | None = None
     gradient_scale: Number | None = None
     text_scale: Number | None = None
+    embedded_scale: Number | None = None
+    jacobian: bool = True
     word_maps: Part = 1
     layout: Part = 1
     blend_threshold: Share | Literal["otsu"] = "otsu"
@@ -46,6 +48,8 @@ class ModelSettings:
         name: that the model is loaded by, if it has one besides its folder's.
         profile: of examples, presets and captions: "photographs", or the world that it was trained on.
         noise_map_scale, gradient_scale, text_scale: of noise map guidance; the paper's where they are None.
+        embedded_scale: the guidance that a guidance-distilled network is told in the text half (see `nmg.Guidance`).
+        jacobian: whether noise map guidance takes its gradient through the network, if nothing else is asked for.
         word_maps: share of the latent's side at which words' attention maps are read
             (Stable Diffusion: 16×16 of 64×64).
         layout: share of the latent's side up to which self-attention holds the layout
@@ -60,16 +64,19 @@ class ModelSettings:
     noise_map_scale: float | None = None
     gradient_scale: float | None = None
     text_scale: float | None = None
+    embedded_scale: float | None = None
+    jacobian: bool = True
     word_maps: float = 0.25
     layout: float = 0.5
     blend_threshold: float | str = 0.3
     words: tuple[str, ...] = ()
 
     @property
-    def scales(self) -> dict[str, float]:
-        """The scales that the model has of its own, by name."""
+    def scales(self) -> dict[str, Any]:
+        """The scales that the model has of its own, by name; and `jacobian`, where no gradient should go through it."""
         names = ("noise_map_scale", "gradient_scale", "text_scale")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        own = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return own if self.jacobian else own | {"jacobian": False}
 
     def unknown_words(self, prompts: Iterable[str]) -> str | None:
         """What to say about words of prompts that the model has never read; None if there are none."""
@@ -102,9 +109,3 @@ class ModelSettings:
             raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
         own = said.model_dump(exclude_unset=True, exclude={"sentences", "colours"})
         return cls(**family | own)
-
-
-def settings_of(pipe: Any) -> ModelSettings:
-    """The settings of a loaded pipeline, or of a `Backbone` over it."""
-    name = getattr(pipe, "name_or_path", None) or getattr(pipe, "name", None)
-    return ModelSettings.read(str(name)) if name else ModelSettings()

@@ -1,4 +1,5 @@
-"""The functions that editing needs of a loaded Stable Diffusion pipeline: 1, 2 and XL.
+"""The functions that editing needs of a loaded pipeline: the base of all families, which is Stable Diffusion 1 and 2;
+and XL.
 
 Only `encode_prompt`, `unet(…)`, `vae.encode` and `vae.decode` of the user's pipeline are called, so
 that LoRA, textual inversion and offload keep working. dtype, latent scaling and prediction type
@@ -11,7 +12,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -22,13 +23,22 @@ from torch import Tensor
 
 from nmg import images
 from nmg.alignment import Tokens, tokenize
-from nmg.attention import Attend, Site, attending, sites, spatial_size, uncompiled
+from nmg.attention import (
+    Attend,
+    Site,
+    attending,
+    probabilities,
+    sites,
+    spatial_size,
+    uncompiled,
+    word_columns,
+)
 from nmg.backbones import checks
 from nmg.backbones.settings import ModelSettings
 from nmg.conditioning import Conditioning
 from nmg.levels import FLOW_VELOCITY, NOISE, Level, Step, restated, steps
 from nmg.threads import alone_with
-from nmg.types import Image, Latents
+from nmg.types import Heads, Image, KeyMask, Latents, WordMaps
 from nmg.undo import undoing
 
 UNNAMED = "unnamed"
@@ -52,15 +62,33 @@ class Backbone:
     PARTS: tuple[str, ...] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "encode_prompt")
     READS: tuple[str, ...] = ()
     """Kinds of condition besides the text that the network is given."""
-    LAYOUT = 0.5
-    """Share of the latent's side up to which self-attention holds the layout."""
+    TOKENIZER = "tokenizer"
+    """The part by whose tokens the prompts' words are found in what attention reads."""
+    SUITS: Mapping[str, Any] = {}
+    """What of `ModelSettings` suits the family, where a model's own folder says nothing else."""
     PATCH = 1
     """Side of the squares of the latent that the network reads as one."""
     OVERFLOWS = False
     """Whether the autoencoder is known to overflow in half precision."""
+    MASKS_TEXT = False
+    """Whether a text is padded to the longest beside it only, and the padding masked."""
+    DISTILLED = False
+    """Whether the network was distilled to do without classifier-free guidance."""
 
     def __new__(cls, pipe: Any) -> Backbone:
-        return super().__new__(next((family for family in cls.__subclasses__() if family.takes(pipe)), cls))
+        return super().__new__(cls.family(pipe))
+
+    @classmethod
+    def family(cls, pipe: Any) -> type[Backbone]:
+        """The class that suits a pipeline."""
+        return next((family for family in cls._families() if family.takes(pipe)), cls)
+
+    @classmethod
+    def _families(cls) -> Iterator[type[Backbone]]:
+        """The families below this one."""
+        for family in cls.__subclasses__():
+            yield family
+            yield from family._families()
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
@@ -71,17 +99,18 @@ class Backbone:
         if "transformer" not in self.PARTS and (transformer := getattr(pipe, "transformer", None)) is not None:
             raise TypeError(
                 f"{type(pipe).__name__} has a {type(transformer).__name__}, and transformers of this kind are not "
-                "supported yet; Stable Diffusion 3's is, and the UNets of Stable Diffusion 1, 2 and XL are"
+                "supported yet; those of Stable Diffusion 3, FLUX.1 and Qwen-Image are, and the UNets of Stable "
+                "Diffusion 1, 2 and XL"
             )
         missing = [part for part in self.PARTS if getattr(pipe, part, None) is None]
         if missing:
             raise TypeError(f"{type(pipe).__name__} has no {', '.join(missing)}; pass a loaded StableDiffusionPipeline")
         checks.check(pipe)
-        self.pipe, self.vae, self.tokenizer = pipe, pipe.vae, pipe.tokenizer
-        if self.network.config.in_channels != self.vae.config.latent_channels:
+        self.pipe, self.vae, self.tokenizer = pipe, pipe.vae, getattr(pipe, self.TOKENIZER)
+        if self.channels != self.latent_channels:
             raise TypeError(
-                f"the UNet takes {self.network.config.in_channels} channels and the latent has "
-                f"{self.vae.config.latent_channels}; inpainting and instruct-pix2pix UNets don't work here"
+                f"the network takes {self.channels} channels and the latent has {self.latent_channels}; networks for "
+                "inpainting, or that read a second picture, don't work here"
             )
         sites(self.network)
         checks.check_network(self.network, self.READS)
@@ -110,11 +139,26 @@ class Backbone:
     @cached_property
     def settings(self) -> ModelSettings:
         """What suits the model."""
-        return ModelSettings.read(self.name, layout=self.LAYOUT)
+        return ModelSettings.read(self.name, **self.SUITS)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents that the network takes."""
+        return self.network.config.in_channels
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that the autoencoder makes."""
+        return self.vae.config.latent_channels
 
     @property
     def pixels_per_latent(self) -> int:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def sample_size(self) -> Any:
+        """Side of the latents that the network was trained on, or height and width; None if that is not known."""
+        return self.network.config.sample_size
 
     @property
     def native_size(self) -> tuple[int, int]:
@@ -123,7 +167,7 @@ class Backbone:
         Raises:
             ValueError: for a network that does not say it.
         """
-        sample = self.network.config.sample_size
+        sample = self.sample_size
         if sample is None:
             raise ValueError("the UNet does not say its sample_size; give the picture's size, such as size=(512, 512)")
         height, width = (sample, sample) if isinstance(sample, int) else sample
@@ -156,7 +200,7 @@ class Backbone:
         width, height = self.native_size if size is None else size
         step = self.pixels_per_latent * self.PATCH
         if min(width, height) < 2 * step or width % step or height % step:
-            such = self.native_size if self.network.config.sample_size else (64 * step, 64 * step)
+            such = self.native_size if self.sample_size else (64 * step, 64 * step)
             raise ValueError(
                 f"size={width}×{height} doesn't fit the latent; give multiples of {step}, such as {such[0]}×{such[1]}"
             )
@@ -170,9 +214,9 @@ class Backbone:
             FloatingPointError: if the encoder returns values that are not finite.
         """
         (mean,) = self._finite(lambda: [self._encoded(2 * pixels - 1)], "encoded")
-        return (mean - self._shift) * self.vae.config.scaling_factor
+        return self._normalised(mean)
 
-    def _encoded(self, pixels: Image) -> Latents:
+    def _encoded(self, pixels: Tensor) -> Tensor:
         out = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         # AutoencoderTiny has no distribution.
         return (out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents).float()
@@ -203,17 +247,20 @@ class Backbone:
         Raises:
             FloatingPointError: if the decoder returns values that are not finite.
         """
-        scaled = latents / self.vae.config.scaling_factor + self._shift
+        scaled = self._denormalised(latents)
         # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
         pixels = self._finite(lambda: [self._decoded(row) for row in scaled.split(1)], "decoded")
         return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
-    def _decoded(self, row: Latents) -> Image:
+    def _decoded(self, row: Tensor) -> Tensor:
         return self.vae.decode(row.to(self.device, self.vae.dtype), return_dict=False)[0].float()
 
-    @property
-    def _shift(self) -> float:
-        return self.vae.config.get("shift_factor") or 0.0
+    def _normalised(self, mean: Latents) -> Latents:
+        """Latents of the autoencoder in the network's units."""
+        return (mean - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor
+
+    def _denormalised(self, latents: Latents) -> Latents:
+        return latents / self.vae.config.scaling_factor + (self.vae.config.get("shift_factor") or 0.0)
 
     # ------------------------------------------------------------ text
 
@@ -237,13 +284,17 @@ class Backbone:
         for prompt in prompts:
             if not isinstance(prompt, str):
                 raise TypeError(f"a prompt is a {type(prompt).__name__}: {prompt!r}; give a string")
-            with alone_with(self.tokenizer):
-                used = len(self.tokenizer(self.readable(prompt)).input_ids)
+            used = self._length(prompt)
             if used > self.max_tokens:
                 raise ValueError(
                     f"the prompt has {used} tokens and the text encoder reads {self.max_tokens}, "
                     f"begin and end included; shorten {prompt!r}"
                 )
+
+    def _length(self, prompt: str) -> int:
+        """The number of tokens of a prompt."""
+        with alone_with(self.tokenizer):
+            return len(self.tokenizer(self.readable(prompt)).input_ids)
 
     def remarks(self, prompts: Sequence[str]) -> list[str]:
         """What to say before prompts are used: what of the pipeline is not followed, and words that it never read."""
@@ -280,30 +331,63 @@ class Backbone:
         sizes = {spatial_size(positions, latent_size) for positions in self.cross_positions(latent_size)}
         return min(sizes, key=lambda size: abs(math.log(math.prod(size) / wanted)))
 
-    def picture(self, site: Site, positions: int, words: int) -> slice:
-        """Which of an attention layer's positions are the picture's, of a text of so many tokens."""
+    def picture(self, site: Site, positions: int, latent_size: tuple[int, int]) -> slice:
+        """Which of an attention layer's positions are the picture's, for a latent of that height and width."""
         return slice(None)
+
+    def words(self, site: Site, positions: int, latent_size: tuple[int, int]) -> slice:
+        """Which of a joint layer's positions are the text's."""
+        return slice(0, 0)
 
     @property
     def has_word_maps(self) -> bool:
-        """Whether words have attention maps of their own: where text and picture attend to each other in one sequence,
-        they have none."""
-        return any(site.is_cross for site in sites(self.network).values())
+        """Whether the picture's attention says where words are."""
+        return True
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether text and picture attend to each other in one sequence."""
+        return any(site.is_joint for site in sites(self.network).values())
+
+    @property
+    def is_told_guidance(self) -> bool:
+        """Whether the network is told the scale of its guidance."""
+        return False
+
+    @property
+    def appearance_layers(self) -> tuple[int, ...] | None:
+        """The self-attention layers that carry a picture's appearance, where that is published; None elsewhere."""
+        return None
 
     def check_word_maps(self, who: str, cure: str) -> None:
-        """Raise where words have no attention maps of their own.
+        """Raise where the picture's attention does not say where words are.
 
         Args:
-            who: what looks at them, and `cure` what works instead: for the message.
+            who: what looks at that, and `cure` what works instead: for the message.
 
         Raises:
             ValueError: with the reason.
         """
         if not self.has_word_maps:
             raise ValueError(
-                f"{who} looks at the words' cross-attention, and in a {type(self.network).__name__} text and picture "
-                f"attend to each other in one sequence; {cure}"
+                f"{who} looks at the words' attention maps, and in a {type(self.network).__name__} the text is itself "
+                f"changed by the picture from layer to layer; {cure}"
             )
+
+    def shows_words(self, site: Site, positions: int, latent_size: tuple[int, int]) -> bool:
+        """Whether words are looked for in the attention of a layer with so many queries."""
+        return site.is_cross and positions == math.prod(self.word_map_size(latent_size))
+
+    def word_maps(self, site: Site, q: Heads, k: Heads, mask: KeyMask | None, latent_size: tuple[int, int]) -> WordMaps:
+        """Attention of the picture's positions to the text's tokens, [rows, heads, positions, tokens]."""
+        if not site.is_joint:
+            return probabilities(q, k, mask)
+        picture, words = (at(site, q.shape[2], latent_size) for at in (self.picture, self.words))
+        return word_columns(q[:, :, picture], k, words, mask)
+
+    def rescaled(self, guided: Latents, text: Latents) -> Latents:
+        """What the family makes of a prediction by classifier-free guidance; `text` is that of the text half."""
+        return guided
 
     def layout_positions(self, latent_size: tuple[int, int]) -> int:
         """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
@@ -316,21 +400,24 @@ class Backbone:
         Ask for gradients by `Run.gradient`, which keeps them from the network's parameters.
         """
         with attending(self.network, attend):
-            latents = x.to(self.network.dtype)
-            out = self.network(latents, **self._inputs(latents, step.timestep, text), return_dict=False)[0]
+            out = self._called(x.to(self.network.dtype), step.timestep, text)
         return restated(out.float(), x, step.here, self._meaning(step.here))
 
     @torch.no_grad()
     def answer(self, prompt: str) -> Latents:
         """What the network gives, as it gives it, for noise that is always the same, [1, channels, 8, 8] in fp32, in
         the middle of its timesteps under a prompt. Not hooked and not compiled: another shape would compile it anew."""
-        count = self.network.config.in_channels * PROBE**2
+        count = self.channels * PROBE**2
         # No generator, which another release may change: quantiles of the normal distribution, well mixed.
         shares = (torch.arange(1, count + 1, dtype=torch.float64) * (5**0.5 - 1) / 2) % 1
         noise = torch.special.ndtri(shares).reshape(1, -1, PROBE, PROBE).to(self.device, self.network.dtype)
-        inputs = self._inputs(noise, self.scheduler.config.num_train_timesteps // 2, self.text([prompt]))
+        asked = noise, self.scheduler.config.num_train_timesteps // 2, self.text([prompt])
         with attending(self.network, None), uncompiled(self.network):
-            return self.network(noise, **inputs, return_dict=False)[0].float()
+            return self._called(*asked).float()
+
+    def _called(self, x: Latents, timestep: float, text: Conditioning) -> Latents:
+        """The network's output, in its own precision."""
+        return self.network(x, **self._inputs(x, timestep, text), return_dict=False)[0]
 
     def _inputs(self, x: Latents, timestep: float, text: Conditioning) -> dict[str, Any]:
         """What the network is called with, besides the latents."""
@@ -350,6 +437,10 @@ class Backbone:
             raise ValueError(f"prediction_type={kind!r} is unknown; {', '.join(meanings)} work")
         return meanings[kind]
 
+    def sampling(self, scale: float) -> dict[str, Any]:
+        """How the pipeline's own sampling is asked for classifier-free guidance, or for what stands in its place."""
+        return {"guidance_scale": scale}
+
     def release(self) -> None:
         """Let an offloaded pipeline move its parts off the device."""
         if hasattr(self.pipe, "maybe_free_model_hooks"):
@@ -365,7 +456,7 @@ class StableDiffusionXL(Backbone):
 
     PARTS = (*Backbone.PARTS, "text_encoder_2", "tokenizer_2")
     READS = ("text_time",)
-    LAYOUT = 0.25
+    SUITS = {"layout": 0.25}
     OVERFLOWS = True
 
     @classmethod
@@ -393,6 +484,14 @@ class StableDiffusionXL(Backbone):
         assert text.pooled is not None
         own = {"text_embeds": text.pooled.to(x.dtype), "time_ids": sizes}
         return super()._inputs(x, timestep, text) | {"added_cond_kwargs": own}
+
+
+def settings_of(pipe: Any) -> ModelSettings:
+    """The settings of a loaded pipeline, or of a `Backbone` over it."""
+    if isinstance(pipe, Backbone):
+        return pipe.settings
+    name, suits = getattr(pipe, "name_or_path", None), Backbone.family(pipe).SUITS
+    return ModelSettings.read(str(name), **suits) if name else ModelSettings(**suits)
 
 
 @contextmanager

@@ -65,6 +65,14 @@ class Editor:
         """
         return "none" if self.attend(run, step) is None else "both"
 
+    def needs_null(self) -> bool:
+        """Whether the network must see the null half in each step, though the guidance does not need it.
+
+        By default where `attend` or `steer` are the editor's own: `rows.halves` then parts what they get.
+        """
+        own = (getattr(type(self), hook) is not getattr(Editor, hook) for hook in ("attend", "steer"))
+        return any(own)
+
     def steer(self, run: Run, step: Step, x: Latents, text: Conditioning) -> Latents:
         """Move the doubled rows [null; text] before the network sees them."""
         return x

@@ -99,7 +99,9 @@ class EditDirection:
         key = (first, second, len(backbone.tokenizer), _fingerprint(backbone, (first[0], second[0])))
         if key not in known:
             backbone.check([*first, *second])
-            here, there = _encoded(backbone, first), _encoded(backbone, second)
+            both = _encoded(backbone, [*first, *second])
+            here = {name: tensor[: len(first)] for name, tensor in both.items()}
+            there = {name: tensor[len(first) :] for name, tensor in both.items()}
             move = {name: there[name].mean(0, keepdim=True) - here[name].mean(0, keepdim=True) for name in here}
             separation = _separation(here["tokens"], there["tokens"])
             encoder = Identity.of_text(backbone, first[0])
@@ -114,7 +116,8 @@ class EditDirection:
         """
         cure = "make it again with this pipeline by EditDirection.between"
         own, expected = list(self.embedding.shape[1:]), list(backbone.text([""]).shape[1:])
-        if own != expected:
+        # Where a text is padded to the longest beside it only, its length says nothing.
+        if own[backbone.MASKS_TEXT :] != expected[backbone.MASKS_TEXT :]:
             raise ValueError(f"the direction has the shape {own} and the text encoder gives {expected}; {cure}")
         if self.encoder is None:
             return
@@ -130,7 +133,9 @@ class EditDirection:
         where that is none."""
         if not move.any():
             return math.nan
-        return cosine_similarity(self.embedding.flatten().to(move), move.flatten(), 0).item()
+        shared = min(self.embedding.shape[1], move.shape[1])
+        own, other = (x[:, :shared].flatten().to(move) for x in (self.embedding, move))
+        return cosine_similarity(own, other, 0).item()
 
     def described(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The sentences that it can be found from again."""
@@ -214,7 +219,7 @@ def _encoded(backbone: Backbone, texts: Sequence[str]) -> dict[str, Tensor]:
     """Embeddings of sentences, in fp32, by the names in `Conditioning`."""
     batches = [backbone.text(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
     held = torch.cat(batches).tensors()  # type: ignore[arg-type, attr-defined]
-    return {name: tensor.float() for name, tensor in held.items() if name != "mask"}
+    return {name: tensor.float() for name, tensor in held.items() if name in ("tokens", "pooled")}
 
 
 def _separation(source: Tensor, target: Tensor) -> float:

@@ -25,7 +25,7 @@ from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
 from nmg.run import Asked, Run
-from nmg.types import Heads
+from nmg.types import Heads, KeyMask
 
 Maps = Float[Tensor, "maps height width"]
 Allowed = Bool[Tensor, "targets 1 positions positions"]
@@ -47,7 +47,9 @@ class MasaCtrl(Editor):
         start_step: the first step of mutual attention, or its share of the steps, such as 0.2. Before it, the target
             follows its own prompt. If not given, the share that the paper's 4 is of its 50 steps.
         start_layer: its first self-attention layer, counted from 0 in the order they run. If not given, 10 of Stable
-            Diffusion 1's 16 layers, 44 of XL's 70, and as deep in any other network.
+            Diffusion 1's 16 layers, 44 of XL's 70, the layers that are known to carry the appearance in FLUX, and as
+            deep as in Stable Diffusion in any other network.
+        layers: the very layers, instead of all from `start_layer` on.
         source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file
             of any size (brighter than half is foreground).
         words: a word or phrase of the source prompt, then one of each target prompt. Their cross-attention finds the
@@ -66,6 +68,7 @@ class MasaCtrl(Editor):
     target_mask: Any = None
     words: Sequence[str] | None = None
     threshold: float = 0.1
+    layers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         start, layer = self.start_step, self.start_layer
@@ -79,6 +82,13 @@ class MasaCtrl(Editor):
             raise ValueError(
                 f"MasaCtrl: start_layer={layer!r} must be a whole number from 0 on, such as start_layer=10"
             )
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+            if layer is not None or not self.layers or not all(map(_whole, self.layers)):
+                raise ValueError(
+                    f"MasaCtrl: layers={self.layers!r} must be whole numbers from 0 on, such as layers=(8, 9), without "
+                    "start_layer"
+                )
         if (self.source_mask is None) != (self.target_mask is None):
             missing = "source_mask" if self.source_mask is None else "target_mask"
             raise ValueError(f"MasaCtrl needs both masks or none, and {missing} is missing; words=… finds them instead")
@@ -98,9 +108,13 @@ class MasaCtrl(Editor):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a layer or step that is not there, a mask of one value, or a word that its prompt does not hold."""
-        self.first_layer(backbone)
-        if self.words is not None or self.source_mask is not None:
-            backbone.check_word_maps("MasaCtrl with masks or words", "leave them out")
+        self.mutual_layers(backbone)
+        if backbone.is_joint and (self.words is not None or self.source_mask is not None):
+            raise ValueError(
+                "MasaCtrl with masks or words parts the positions of self-attention, and in a "
+                f"{type(backbone.network).__name__} text and picture attend to each other in one sequence; leave them "
+                "out"
+            )
         self.marked(backbone, request.prompts)
         self.given_masks(backbone.latent_size(request.size))
         if len(request.prompts) > 1:
@@ -113,7 +127,7 @@ class MasaCtrl(Editor):
         device = run.text.device
         return _Running(
             config=self,
-            first_layer=self.first_layer(run.backbone),
+            layers=self.mutual_layers(run.backbone),
             masks=None if given is None else given.to(device),
             marked=None if marked is None else [torch.tensor(positions, device=device) for positions in marked],
             map_size=run.backbone.word_map_size(run.latent_size),
@@ -137,19 +151,28 @@ class MasaCtrl(Editor):
         return round(self.start_step * count) if isinstance(self.start_step, float) else int(self.start_step)
 
     def first_layer(self, backbone: Backbone) -> int:
-        """The first self-attention layer of mutual attention.
+        """The first self-attention layer of mutual attention."""
+        return min(self.mutual_layers(backbone))
+
+    def mutual_layers(self, backbone: Backbone) -> frozenset[int]:
+        """The self-attention layers of mutual attention.
 
         Raises:
             ValueError: if the network has no such layer.
         """
         count = sum(not site.is_cross for site in sites(backbone.network).values())
+        if self.layers is not None and max(self.layers) >= count:
+            raise ValueError(f"MasaCtrl: layers={self.layers} are not all among the network's {count}, 0…{count - 1}")
+        known = backbone.appearance_layers if self.layers is None else tuple(self.layers)
+        if known is not None and self.start_layer is None:
+            return frozenset(known)
         layer = round(START_LAYER * count) if self.start_layer is None else self.start_layer
         if layer >= count:
             raise ValueError(
                 f"MasaCtrl: start_layer={layer} leaves no layer of the network's {count}; give 0…{count - 1}, or "
                 "leave it out"
             )
-        return layer
+        return frozenset(range(layer, count))
 
     def marked(self, backbone: Backbone, prompts: Sequence[str]) -> list[list[int]] | None:
         """The token positions of each prompt's word, the source's first."""
@@ -166,9 +189,9 @@ def _whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def joint(q: Heads, k: Heads, v: Heads, picture: slice) -> Heads:
+def joint(q: Heads, k: Heads, v: Heads, mask: KeyMask | None, picture: slice) -> Heads:
     """Joint attention of one half, in which the targets attend to the source's picture and to their own text."""
-    return attention(q, rows.of_source(k, picture), rows.of_source(v, picture))
+    return attention(q, rows.of_source(k, picture), rows.of_source(v, picture), mask) if len(q) else q
 
 
 def foreground(maps: Float[Tensor, "*maps height width"]) -> Float[Tensor, "*maps height width"]:
@@ -182,7 +205,7 @@ class _Running(Editor):
     """One run of MasaCtrl."""
 
     config: MasaCtrl
-    first_layer: int
+    layers: frozenset[int]
     masks: Float[Tensor, "2 height width"] | None
     marked: list[Tensor] | None
     map_size: tuple[int, int]
@@ -192,22 +215,23 @@ class _Running(Editor):
             return None
         seen = _WordMaps(self.marked, self.map_size)
 
-        def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
+        def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
             if site.is_cross:
-                seen.add(q, k)
+                seen.add(*rows.by_half(q, k, null_half=run.null_half)[1])
                 return None
-            if site.layer < self.first_layer:
+            if site.layer not in self.layers:
                 return None
+            halves = rows.by_half(q, k, v, mask, null_half=run.null_half)
             if site.is_joint:
-                picture = run.backbone.picture(site, q.shape[2], run.text.shape[1])
-                return torch.cat(
-                    [joint(*half, picture=picture) for half in zip(*map(rows.halves, (q, k, v)), strict=True)]
-                )
+                picture = run.backbone.picture(site, q.shape[2], run.latent_size)
+                return torch.cat([joint(*half, picture=picture) for half in halves])
             allowed = self.allowed(seen, q.shape[2], run.latent_size)
-            halves = zip(*map(rows.halves, (q, k, v)), strict=True)
-            return torch.cat([self.mutual(*half, allowed=allowed) for half in halves])
+            return torch.cat([self.mutual(*half[:3], allowed=allowed) for half in halves])
 
         return attend
+
+    def needs_null(self) -> bool:
+        return False
 
     def allowed(self, seen: _WordMaps, positions: int, latent_size: tuple[int, int]) -> Allowed | None:
         """Which of the source's positions each position of a target attends to at a layer; None for all of them."""
@@ -238,10 +262,10 @@ class _WordMaps:
     layers: list[Maps] = field(default_factory=list)
 
     def add(self, q: Heads, k: Heads) -> None:
-        """Add one layer's maps of the marked words, if it has this size; mean over heads."""
+        """Add one layer's maps of the marked words in the text half, if it has this size; mean over heads."""
         if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
             return
-        mean = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)
+        mean = probabilities(q, k).float().mean(1)
         maps = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
         self.layers.append(torch.stack(maps).unflatten(1, self.size))
 

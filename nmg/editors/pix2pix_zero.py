@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nmg import rows
-from nmg.attention import Attend, Site, probabilities
+from nmg.attention import Attend, Site
 from nmg.backbones import Backbone
 from nmg.backbones.checks import check_gradient
 from nmg.conditioning import Conditioning
@@ -24,8 +24,10 @@ from nmg.editors.base import Editor
 from nmg.editors.directions import EditDirection, Side, exchanged, is_word
 from nmg.levels import Step
 from nmg.run import PUBLISHED_STEPS, Asked, Run
-from nmg.types import Doubled, Heads, Latents
+from nmg.types import Doubled, Heads, KeyMask, Latents
 
+AMOUNT = 0.15
+"""Noise Map Guidance's own size of the gradient step."""
 FITS = 0.5
 """Cosine to the move from the source prompt to the target prompt from which on a direction is said to fit."""
 Direction = EditDirection | str | os.PathLike | tuple[Side, Side] | None
@@ -47,7 +49,8 @@ class Pix2PixZero(Editor):
             the source prompt. Without a direction, targets follow their own prompts: the direction is the difference of
             two prompts' embeddings.
         amount: size of the one gradient step on the latent in each of 50 steps: 0.15 with Noise Map Guidance, 0.1 in
-            the original; 0 for none. Fewer steps are larger, so that they come to as much in all.
+            the original; 0 for none. Fewer steps are larger, so that they come to as much in all. If not given, 0.15 in
+            a UNet and 0 elsewhere, where nobody has shown that it helps.
 
     Raises:
         ValueError: for an amount that is not finite. For a request: for a direction whose shape is not the text
@@ -55,10 +58,11 @@ class Pix2PixZero(Editor):
     """
 
     direction: Direction = None
-    amount: float = 0.15
+    amount: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.amount, bool) or not isinstance(self.amount, int | float) or not math.isfinite(self.amount):
+        amount = 0 if self.amount is None else self.amount
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not math.isfinite(amount):
             raise ValueError(f"Pix2PixZero: amount={self.amount!r} must be a finite number, such as 0.15")
         if not isinstance(self.direction, EditDirection | str | os.PathLike | tuple | list | None):
             raise TypeError(
@@ -77,10 +81,15 @@ class Pix2PixZero(Editor):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a direction that can't be found or does not fit."""
-        if self.amount != 0:
+        if self.amount_for(backbone) != 0:
             backbone.check_word_maps("Pix2PixZero", "give Pix2PixZero(amount=0)")
             check_gradient(backbone.network, "Pix2PixZero", "Pix2PixZero(amount=0)")
         self.resolved(backbone, request.prompts)
+
+    def amount_for(self, backbone: Backbone) -> float:
+        """The amount that is given, or the one for a model's family."""
+        usual = 0.0 if backbone.is_joint else AMOUNT
+        return usual if self.amount is None else self.amount
 
     @property
     def edits_alone(self) -> bool:
@@ -106,13 +115,13 @@ class Pix2PixZero(Editor):
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:
             return Editor()
-        direction = self.resolved(run.backbone, run.prompts)
+        direction, amount = self.resolved(run.backbone, run.prompts), self.amount_for(run.backbone)
         if direction is None:
-            return _Running(self, run.text)
+            return _Running(amount, run.text)
         source = rows.source(run.text)
         for warning in self._misfits(direction, run.prompts, rows.targets(run.text).tokens - source.tokens):
             warnings.warn(warning, stacklevel=2)
-        return _Running(self, rows.with_targets(source.moved(direction.embedding, direction.pooled), run.text))
+        return _Running(amount, rows.with_targets(source.moved(direction.embedding, direction.pooled), run.text))
 
     def _misfits(self, direction: EditDirection, prompts: tuple[str, ...], move: Tensor) -> Iterator[str]:
         """What to say of a direction that is not the move from the source prompt to the target prompt."""
@@ -152,11 +161,12 @@ class _Running(Editor):
     """One run of pix2pix-zero.
 
     Attributes:
+        amount: see `Pix2PixZero`.
         embeddings: the text that the rows follow.
         noise: of the source's null and text copy, by the step that it was computed in last.
     """
 
-    config: Pix2PixZero
+    amount: float
     embeddings: Conditioning
     noise: dict[int, Doubled] = field(default_factory=dict)
 
@@ -165,7 +175,7 @@ class _Running(Editor):
 
     def steer(self, run: Run, step: Step, x: Latents, text: Conditioning) -> Latents:
         """Move the targets towards the source's cross-attention, null and text copies each on their own."""
-        if self.config.amount == 0:
+        if self.amount == 0:
             return x
         (null, content), (null_text, content_text) = rows.halves(x), rows.halves(text)
 
@@ -174,7 +184,7 @@ class _Running(Editor):
         texts = rows.cat([rows.source(null_text), rows.source(content_text)])
         copies: rows.Copies = "text" if texts[:1].same(texts[1:]) else "both"
         self.noise.clear()
-        self.noise[step.index] = run.predict(rows.doubled(rows.source(x)), step, texts, _keeping(maps), copies)
+        self.noise[step.index] = run.predict(rows.doubled(rows.source(x)), step, texts, _keeping(run, maps), copies)
 
         # One gradient step of every target.
         gradients = []
@@ -182,11 +192,14 @@ class _Running(Editor):
             pair = torch.cat([null[row : row + 1], content[row : row + 1]])
             pair_text = rows.cat([null_text[row : row + 1], content_text[row : row + 1]])
             gradients.append(self.gradient(run, step, pair, pair_text, maps))
-        down = self.config.amount * PUBLISHED_STEPS / len(run.steps) * torch.stack(gradients, 1)
+        down = self.amount * PUBLISHED_STEPS / len(run.steps) * torch.stack(gradients, 1)
         null, content = (
             rows.with_targets(rows.targets(half) - move, half) for half, move in zip((null, content), down, strict=True)
         )
         return torch.cat([null, content])
+
+    def needs_null(self) -> bool:
+        return self.amount != 0
 
     def source_noise(self, run: Run, step: Step) -> Doubled | None:
         return self.noise.get(step.index)
@@ -197,7 +210,7 @@ class _Running(Editor):
         # Half precision sees the sum over rows and heads, whose gradients are larger.
         own: list[Tensor] = []
         scale = len(pair) * maps[0].shape[1]
-        gradient, _ = run.gradient(pair, step, text, lambda z, eps: scale * distance(own, maps), _keeping(own))
+        gradient, _ = run.gradient(pair, step, text, lambda z, eps: scale * distance(own, maps), _keeping(run, own))
         return gradient / scale
 
 
@@ -207,13 +220,13 @@ def distance(maps: Sequence[Tensor], others: Sequence[Tensor]) -> Float[Tensor, 
     return torch.stack([(a - b).float().square().sum((-2, -1)).mean() for a, b in zip(maps, others, strict=True)]).sum()
 
 
-def _keeping(maps: list[Tensor]) -> Attend:
-    """An attention that keeps every cross-attention map of the call."""
+def _keeping(run: Run, maps: list[Tensor]) -> Attend:
+    """An attention that keeps every map of the call in which the picture attends to the text."""
 
-    def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
-        if not site.is_cross:
+    def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
+        if not (site.is_cross or site.is_joint):
             return None
-        maps.append(probabilities(q, k))
-        return maps[-1] @ v
+        maps.append(run.backbone.word_maps(site, q, k, mask, run.latent_size))
+        return maps[-1] @ v if site.is_cross else None
 
     return attend

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,12 +16,12 @@ from torch.nn import functional as F
 
 from nmg import rows
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors
-from nmg.attention import Attend, Site, attention, probabilities
+from nmg.attention import Attend, Site, attention, probabilities, sites, word_columns
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
 from nmg.run import Asked, Run
-from nmg.types import Heads, Latents, Mask, Probabilities
+from nmg.types import Heads, KeyMask, Latents, Mask, WordMaps
 
 Window = float | tuple[float, float]
 """A share of the steps: until a fraction, or from one to another."""
@@ -80,15 +81,18 @@ class PromptToPrompt(Editor):
     Args:
         mode: "replace" (prompts of equally many words) or "refine" (words added or dropped). None chooses for each
             target by the numbers of words.
-        cross_replace: the steps in which cross-attention is replaced; where text and picture share one sequence, there
-            is none. A mapping gives windows to words of the target
-            prompt, and to all others by the key "default_" (all steps without it).
-        self_replace: the steps in which self-attention is replaced.
+        cross_replace: the steps in which cross-attention is replaced. Where text and picture share one sequence, it is
+            the picture's attention to the text; in FLUX, whose text changes with the picture, none is. A mapping gives
+            windows to words of the target prompt, and to all others by the key "default_" (all steps without it).
+        self_replace: the steps in which self-attention is replaced; in a joint sequence, the picture's queries and keys
+            are.
         weights: factors on the attention of words of the target prompt (re-weighting), within `cross_replace`.
         local_blend: restricts the edit to the places of words.
         word_map: "aligned", or "authors" for the replacement map of the published code.
         self_positions: the most positions of a layer whose self-attention is replaced; the model's own if not given:
             the paper's 32×32 at 512×512.
+        layers: the layers in which text and picture share one sequence that are edited, counted from 0 among the
+            self-attention layers in the order they run; all if not given (Shin et al. 2025, arXiv 2508.07519).
 
     Raises:
         ValueError: for an unknown mode or word map, a window outside 0…1, or no positions. For a request: for a word
@@ -102,6 +106,7 @@ class PromptToPrompt(Editor):
     local_blend: LocalBlend | None = None
     word_map: str = "aligned"
     self_positions: int | None = None
+    layers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in (*MODES, None):
@@ -118,6 +123,8 @@ class PromptToPrompt(Editor):
                 f"self_positions={self.self_positions!r} leaves no self-attention; give a number of positions, such as "
                 "1024, or self_replace=0"
             )
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
         for word, factor in self.weights.items():
             if not math.isfinite(factor):
                 raise ValueError(f"the weight of {word!r} is {factor}; give a finite number")
@@ -127,6 +134,7 @@ class PromptToPrompt(Editor):
         if self.weights or self.local_blend or isinstance(self.cross_replace, Mapping):
             what = "Prompt-to-Prompt with weights, windows or places of words"
             backbone.check_word_maps(what, "leave them out: the layout alone is then taken over")
+        self.edited_layers(backbone)
         source, *targets = tokens = self.tokens(backbone, request.prompts)
         for target in targets:
             self.correspondence(source, target)
@@ -173,16 +181,30 @@ class PromptToPrompt(Editor):
         tokens = self.tokens(run.backbone, run.prompts)
         device, width = run.text.device, run.text.shape[1]
         maps = [self.correspondence(tokens[0], target) for target in tokens[1:]]
-        schedule = self.schedule(tokens[1:], len(run.steps))[..., :width]
+        schedule = _fitted(self.schedule(tokens[1:], len(run.steps)), width)
+        words = schedule.flatten(1).any(1).tolist() if run.backbone.has_word_maps else [False] * len(schedule)
         return _Running(
             config=self,
-            weights=torch.stack([m.weights[:width, :width] for m in maps]).to(device),
-            kept=torch.stack([m.kept[:width] for m in maps]).to(device),
+            weights=torch.stack([_fitted(_fitted(m.weights, width).mT, width).mT for m in maps]).to(device),
+            kept=torch.stack([_fitted(m.kept, width) for m in maps]).to(device),
             active=schedule.to(device),
-            replaces_words=schedule.flatten(1).any(1).tolist(),
-            factors=self.factors(tokens[1:])[:, :width].to(device),
+            replaces_words=words,
+            factors=_fitted(self.factors(tokens[1:]), width, 1.0).to(device),
             blending=None if self.local_blend is None else _Blending.prepare(self.local_blend, tokens, run),
+            layers=self.edited_layers(run.backbone),
         )
+
+    def edited_layers(self, backbone: Backbone) -> frozenset[int]:
+        """The joint layers that are edited.
+
+        Raises:
+            ValueError: for a layer that is none.
+        """
+        joint = {site.layer for site in sites(backbone.network).values() if site.is_joint}
+        if self.layers is not None and not set(self.layers) <= joint:
+            known = f"they are {sorted(joint)}" if joint else "the network has none: leave them out"
+            raise ValueError(f"PromptToPrompt: layers={self.layers} are not all joint layers; {known}")
+        return frozenset(joint if self.layers is None else self.layers)
 
     def correspondence(self, source: Tokens, target: Tokens) -> Correspondence:
         """Which source tokens each target token takes its attention from."""
@@ -194,7 +216,7 @@ class PromptToPrompt(Editor):
     def schedule(self, targets: Sequence[Tokens], count: int) -> Tensor:
         """Whether each target token's cross-attention is taken over, [steps, targets, tokens] of 0 and 1."""
         windows = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"default_": self.cross_replace}
-        active = torch.zeros(count, len(targets), targets[0].length)
+        active = torch.zeros(count, len(targets), targets[0].width)
         start, end = _window(windows.get("default_", 1.0), count + 1)
         active[start:end] = 1
         for word, window in windows.items():
@@ -207,11 +229,16 @@ class PromptToPrompt(Editor):
 
     def factors(self, targets: Sequence[Tokens]) -> Tensor:
         """The factor on each target token's attention, [targets, tokens]."""
-        factors = torch.ones(len(targets), targets[0].length)
+        factors = torch.ones(len(targets), targets[0].width)
         for word, factor in self.weights.items():
             for row, positions in _found(word, targets):
                 factors[row, positions] = float(factor)
         return factors
+
+
+def _fitted(tensor: Tensor, width: int, value: float = 0.0) -> Tensor:
+    """A tensor [..., tokens] for a text that is padded to another length."""
+    return F.pad(tensor, (0, width - tensor.shape[-1]), value=value)
 
 
 def _window(window: Window, count: int, name: str = "window") -> tuple[int, int]:
@@ -244,6 +271,35 @@ def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
     return places
 
 
+class _Joint(NamedTuple):
+    """One half's queries, keys and values in a layer that has text and picture in one sequence, and where they are."""
+
+    q: Heads
+    k: Heads
+    v: Heads
+    mask: KeyMask | None
+    picture: slice
+    words: slice
+
+    def attention(self) -> Heads:
+        return attention(self.q, self.k, self.v, self.mask)
+
+    def word_maps(self) -> WordMaps:
+        """The picture's attention to the text, [rows, heads, positions, tokens]."""
+        return word_columns(self.q[:, :, self.picture], self.k, self.words, self.mask)
+
+    def with_layout(self) -> _Joint:
+        """The same with the source's queries and keys at the picture's positions in every row."""
+        return self._replace(q=rows.of_source(self.q, self.picture), k=rows.of_source(self.k, self.picture))
+
+    def with_word_maps(self, maps: WordMaps, rest: Tensor) -> Heads:
+        """Attention in which the picture attends to the text by given maps, and to itself with the rest."""
+        own = attention(*(x[:, :, self.picture] for x in (self.q, self.k, self.v)))
+        out = self.attention().clone()
+        out[:, :, self.picture] = rest * own + maps @ self.v[:, :, self.words]
+        return out
+
+
 @dataclass(frozen=True, eq=False)
 class _Running(Editor):
     """One run of Prompt-to-Prompt: the aligned prompts, and the sums of attention maps for the mask."""
@@ -255,6 +311,7 @@ class _Running(Editor):
     replaces_words: list[bool]
     factors: Tensor
     blending: _Blending | None
+    layers: frozenset[int]
 
     def attend(self, run: Run, step: Step) -> Attend | None:
         active = self.active[step.index]
@@ -265,44 +322,62 @@ class _Running(Editor):
         if not (replaces_self or replaces_words or self.blending):
             return None
 
-        def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
-            if not site.is_cross:
-                picture = run.backbone.picture(site, q.shape[2], run.text.shape[1])
-                if replaces_self and (site.is_joint or q.shape[2] <= largest):
-                    return self.take_layout(q, k, v, picture)
-                return None
-            watches = self.blending is not None and q.shape[2] == self.blending.positions
-            if not (watches or replaces_words):
-                return None
-            return self.take_words(q, k, v, active, watches)
+        def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
+            watches = self.blending is not None and run.backbone.shows_words(site, q.shape[2], run.latent_size)
+            null, text = rows.by_half(q, k, v, mask, null_half=run.null_half)
+            if site.is_joint:
+                parts = (part(site, q.shape[2], run.latent_size) for part in (run.backbone.picture, run.backbone.words))
+                edits = site.layer in self.layers
+                given = replaces_self and edits, active if replaces_words and edits else None, watches
+                out = self.joint(_Joint(*text, *parts), *given)
+            elif not site.is_cross:
+                out = self.take_layout(*text) if replaces_self and q.shape[2] <= largest else None
+            else:
+                out = self.take_words(*text, active=active, watches=watches) if watches or replaces_words else None
+            # The null half is never edited.
+            return None if out is None else torch.cat([attention(*null), out])
 
         return attend
+
+    def needs_null(self) -> bool:
+        return False
 
     def copies(self, run: Run, step: Step) -> rows.Copies:
         # The null half is never edited.
         return "none" if self.attend(run, step) is None else "text"
 
     @staticmethod
-    def take_layout(q: Heads, k: Heads, v: Heads, picture: slice) -> Heads:
-        """Self-attention in which the text half's targets have the source's map; in a joint layer, its queries and keys
-        at the picture's positions (Shin et al. 2025, arXiv 2508.07519)."""
-        (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
-        source_q, source_k = (rows.of_source(x, picture) for x in (text_q, text_k))
-        return torch.cat([attention(null_q, null_k, null_v), attention(source_q, source_k, text_v)])
+    def take_layout(q: Heads, k: Heads, v: Heads, mask: KeyMask | None) -> Heads:
+        """Self-attention in which the targets have the source's map."""
+        return attention(rows.of_source(q, slice(None)), rows.of_source(k, slice(None)), v, mask)
 
-    def take_words(self, q: Heads, k: Heads, v: Heads, active: Tensor, watches: bool) -> Heads:
-        """Cross-attention of the text half, edited; the null half is never edited."""
-        (null_q, text_q), (null_k, text_k), (null_v, text_v) = map(rows.halves, (q, k, v))
-        maps = self.edited(probabilities(text_q, text_k), active)
+    def take_words(self, q: Heads, k: Heads, v: Heads, mask: KeyMask | None, active: Tensor, watches: bool) -> Heads:
+        """Cross-attention, edited."""
+        maps = self.edited(probabilities(q, k, mask), active, self.factors)
         if watches and self.blending is not None:
             self.blending.add(maps)
-        return torch.cat([attention(null_q, null_k, null_v), maps @ text_v])
+        return maps @ v
 
-    def edited(self, maps: Probabilities, active: Tensor) -> Probabilities:
-        """Attention maps [rows, heads, positions, tokens] in which the source's replace the targets'."""
+    def joint(self, layer: _Joint, takes_layout: bool, active: Tensor | None, watches: bool) -> Heads | None:
+        """Attention of text and picture in one sequence, edited: the targets have the source's queries and keys at the
+        picture's positions (Shin et al. 2025, arXiv 2508.07519), and its attention to the text, word by word."""
+        layer = layer.with_layout() if takes_layout else layer
+        maps = layer.word_maps() if watches or active is not None else None
+        edited = maps if maps is None or active is None else self.edited(maps, active, self.factors)
+        if watches and self.blending is not None and edited is not None:
+            self.blending.add(edited)
+        if maps is None or edited is None or active is None:
+            return layer.attention() if takes_layout else None
+        # Re-weighting leaves the picture its share of the attention.
+        plain = self.edited(maps, active, torch.ones_like(self.factors))
+        return layer.with_word_maps(edited, 1 - plain.sum(-1, keepdim=True))
+
+    def edited(self, maps: WordMaps, active: Tensor, factors: Tensor) -> WordMaps:
+        """Attention maps [rows, heads, positions, tokens] in which the source's replace the targets', and words are
+        re-weighted."""
         # Source columns to target columns, kept where a token has a partner.
         source, own = rows.source(maps), rows.targets(maps)
-        weights, kept, factors, active = (x.to(maps.dtype) for x in (self.weights, self.kept, self.factors, active))
+        weights, kept, factors, active = (x.to(maps.dtype) for x in (self.weights, self.kept, factors, active))
         taken = torch.einsum("hps,tsw->thpw", source[0], weights)
         taken = taken * kept[:, None, None] + own * (1 - kept[:, None, None])
         # Re-weighting, unnormalised, and the schedule of each word.
@@ -337,8 +412,8 @@ class _Blending:
         threshold = run.backbone.settings.blend_threshold if config.threshold is None else config.threshold
         return cls(
             threshold if isinstance(threshold, tuple) else (threshold, threshold),
-            _marked(config.words, tokens)[:, :width].to(device),
-            None if config.subtract is None else _marked(config.subtract, tokens)[:, :width].to(device),
+            _fitted(_marked(config.words, tokens), width).to(device),
+            None if config.subtract is None else _fitted(_marked(config.subtract, tokens), width).to(device),
             run.backbone.word_map_size(run.latent_size),
             int(config.start * len(run.steps)),
         )
@@ -350,7 +425,7 @@ class _Blending:
     def started(self, step: Step) -> bool:
         return step.index >= self.first_step and bool(self.sums)
 
-    def add(self, maps: Probabilities) -> None:
+    def add(self, maps: WordMaps) -> None:
         """Add one layer's maps [rows, heads, positions, tokens], mean over heads, to the sums."""
         mean = maps.detach().float().mean(1)
         for name, marks in (("chosen", self.chosen), ("subtracted", self.subtracted)):
@@ -393,7 +468,7 @@ def _marked(words: Sequence[Words], tokens: Sequence[Tokens]) -> Tensor:
         raise ValueError(
             f"the words of a local blend go by prompt: give {len(tokens)} entries, the source's first, got {words!r}"
         )
-    marks = torch.zeros(len(tokens), tokens[0].length)
+    marks = torch.zeros(len(tokens), tokens[0].width)
     for row, (chosen, prompt) in enumerate(zip(words, tokens, strict=True)):
         for word in [chosen] if isinstance(chosen, str) else chosen:
             marks[row, find(word, prompt)] = 1

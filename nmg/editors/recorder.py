@@ -10,16 +10,16 @@ from torch import Tensor
 
 from nmg import rows
 from nmg.alignment import Tokens, find
-from nmg.attention import Attend, Site, probabilities
+from nmg.attention import Attend, Site
 from nmg.editors.base import Editor
 from nmg.levels import Step
 from nmg.run import Run, delegating
-from nmg.types import Heads
+from nmg.types import Heads, KeyMask
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
-    """The cross-attention maps of one run.
+    """The maps of the picture's attention to the words in one run.
 
     Attributes:
         steps: mean over layers and heads in each step, [steps, rows, height, width, tokens].
@@ -41,8 +41,8 @@ class AttentionMaps:
 @delegating(Editor, "editor")
 @dataclass(frozen=True, eq=False)
 class AttentionRecorder(Editor):
-    """Another editor, whose run's cross-attention maps are recorded: those of the text half, before the editor changes
-    them, at the layers where the model's words are read. `edit(…, attention=True)` returns them.
+    """Another editor, whose run's maps of attention to the words are recorded: those of the text half, before the
+    editor changes them, at the layers where the model's words are read. `edit(…, attention=True)` returns them.
 
     Args:
         editor: the editor that edits.
@@ -72,15 +72,16 @@ class AttentionRecorder(Editor):
         """None: the source takes part in the step's call."""
 
     def attend(self, run: Run, step: Step) -> Attend:
-        inner, size = self.editor.attend(run, step), run.backbone.word_map_size(run.latent_size)
+        inner, backbone, latent_size = self.editor.attend(run, step), run.backbone, run.latent_size
         layers: list[Tensor] = []
 
-        def attend(site: Site, q: Heads, k: Heads, v: Heads) -> Heads | None:
-            if site.is_cross and q.shape[2] == size[0] * size[1]:
-                maps = probabilities(rows.halves(q)[1], rows.halves(k)[1]).float().mean(1)
-                layers.append(maps.unflatten(1, size))
+        def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
+            if backbone.shows_words(site, q.shape[2], latent_size):
+                _, (own_q, own_k, own_mask) = rows.by_half(q, k, mask, null_half=run.null_half)
+                maps = backbone.word_maps(site, own_q, own_k, own_mask, latent_size).float().mean(1)
+                layers.append(maps.unflatten(1, backbone.word_map_size(latent_size)))
                 # The mean of the layers so far stands for the step.
                 self.recorded[step.index :] = [torch.stack(layers).mean(0)]
-            return None if inner is None else inner(site, q, k, v)
+            return None if inner is None else inner(site, q, k, v, mask)
 
         return attend

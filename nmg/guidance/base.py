@@ -28,14 +28,19 @@ class Guidance:
 
     Args:
         text_scale: w of classifier-free guidance. 1 follows the prompt alone; Stable Diffusion's default is 7.5.
+        embedded_scale: what a guidance-distilled network (FLUX.1 dev) is told in the text half, instead of
+            classifier-free guidance; the model's own if not given: 3.5. Inversion and the null half are told 1.
 
     Raises:
         ValueError: for a scale that is not finite.
     """
 
     text_scale: float = 7.5
+    embedded_scale: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.embedded_scale is not None:
+            check_finite(self, "embedded_scale", self.embedded_scale)
         for name in (entry.name for entry in fields(self) if entry.type in (float, "float")):
             check_finite(self, name, getattr(self, name))
 
@@ -83,7 +88,15 @@ class Guidance:
         By default e_∅ + w (e_c - e_∅): Ho & Salimans 2022, arXiv 2207.12598, equation 6.
         """
         null, text = rows.halves(eps)
-        return null + self.text_scale * (text - null)
+        return run.backbone.rescaled(null + self.text_scale * (text - null), text)
+
+    def needs_null(self) -> bool:
+        """Whether the network must see the null half in each step; where it does not, `combine` and `correct` find the
+        text half's values there.
+
+        By default not at text scale 1, where classifier-free guidance follows the text alone.
+        """
+        return self.text_scale != 1 or type(self).combine is not Guidance.combine
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         """Change the rows after the step."""
@@ -122,6 +135,7 @@ class Stack(Guidance):
     """
 
     text_scale: float = field(init=False, default=1.0)
+    embedded_scale: float | None = field(init=False, default=None)
     parts: tuple[Guidance, ...] = ()
 
     def __post_init__(self) -> None:
@@ -135,6 +149,12 @@ class Stack(Guidance):
                 "one; give every part the same, such as text_scale=7.5"
             )
         object.__setattr__(self, "text_scale", scales[0])
+        told = {part.embedded_scale for part in self.parts}
+        if len(told) != 1:
+            raise ValueError(
+                f"{names}: the parts have different embedded scales, and a run has one; give every part the same"
+            )
+        object.__setattr__(self, "embedded_scale", told.pop())
         for hook, what in (("null", "replace the null prompt"), ("combine", "combine null and text in their own way")):
             own = [type(part).__name__ for part in self.parts if _overrides(part, hook)]
             if len(own) > 1:
@@ -177,6 +197,9 @@ class Stack(Guidance):
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         own = [part for part in self.parts if _overrides(part, "combine")]
         return own[0].combine(run, step, eps) if own else super().combine(run, step, eps)
+
+    def needs_null(self) -> bool:
+        return any(part.needs_null() for part in self.parts)
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         for part in self.parts:

@@ -127,7 +127,8 @@ class Replaying(Guidance):
         if self.source.null is None:
             return run.null
         at = min(step.index, len(self.source.null) - 1)
-        return self.source.null[at : at + 1].expand_as(run.null)
+        # Beside other prompts, it may be padded to another length.
+        return self.source.null[at : at + 1].fitted(run.null.shape[1]).expand_as(run.null)
 
     def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
         return rows.with_source(self.source.ended[step.index, None], self.guidance.correct(run, step, x, eps))

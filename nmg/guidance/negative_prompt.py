@@ -103,7 +103,7 @@ class ProxNegativePrompt(NegativePrompt):
 
     def combine(self, run: Run, step: Step, eps: Doubled) -> Latents:
         null, text = rows.halves(eps)
-        return null + self.text_scale * self.kept(text - null)
+        return run.backbone.rescaled(null + self.text_scale * self.kept(text - null), text)
 
     def kept(self, difference: Latents) -> Latents:
         """d', the differences that are large in their row."""

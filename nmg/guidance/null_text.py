@@ -142,6 +142,11 @@ class NullText(Guidance):
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_aligned(self, request)
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
+        if backbone.DISTILLED:
+            raise ValueError(
+                f"NullText searches for the null text of classifier-free guidance, and the "
+                f"{type(backbone.network).__name__} was distilled to do without; use NoiseMap or Direct"
+            )
         if self.embeddings is None:
             check_gradient(backbone.network, "NullText", "NegativePrompt, Direct or null texts that were found before")
         else:
@@ -207,7 +212,7 @@ class Search(Guidance):
 
         def energy(without: Latents) -> Tensor:
             # The sum, not the mean, goes through the network: half precision sees gradients of unit size.
-            eps = without + self.text_scale * (under - without)
+            eps = run.backbone.rescaled(without + self.text_scale * (under - without), under)
             return (transfer(z, eps, step.here, step.there) - target).square().sum()
 
         with no_inference():

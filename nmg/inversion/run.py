@@ -125,7 +125,7 @@ def _asking(backbone: Backbone, step: Step, text: Conditioning, null: Conditioni
         if scale == 1:
             return backbone.predict(x, step, text)
         without, under = rows.halves(backbone.predict(rows.doubled(x), step, rows.cat([null, text])))
-        return without + scale * (under - without)
+        return backbone.rescaled(without + scale * (under - without), under)
 
     return ask
 

@@ -43,6 +43,7 @@ AXES = {
     "cache.null.tokens": "nulls tokens features",
     "cache.null.pooled": "nulls pooled",
     "cache.null.mask": "nulls tokens",
+    "cache.null.guidance": "nulls",
     "cache.null": "nulls tokens features",
 }
 """The tensors of a saved trajectory; the last is of earlier formats."""
@@ -105,6 +106,9 @@ class SourceRow:
             name.removeprefix("null."): held for name, held in tensors.items() if name.startswith("null.")
         }
         steps = {name: tensors[name] for name in ("seen", "ended", "noise")}
+        if "mask" in null:
+            # A file holds numbers.
+            null["mask"] = null["mask"].bool()
         return cls(key, **steps, null=Conditioning(**null) if null else None, plain_drift=plain_drift)
 
 

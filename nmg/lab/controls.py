@@ -120,6 +120,9 @@ CONTROLS: tuple[Control, ...] = (
             "acts as S_N · S_G; turn this one; or one number for each step", "noise-map scale"),
     Control((NoiseMap,), "gradient_scale", Number("S_G"), "leave it and turn the noise-map scale"),
     Control((Guidance,), "text_scale", Number("S_T", high=20.0, step=0.25), "classifier-free guidance", "text scale"),
+    Control((Guidance,), "embedded_scale", Number("S", high=10.0, step=0.25),
+            "what a guidance-distilled network is told in the text half", "embedded guidance",
+            default="3.5 for FLUX.1 dev; others are told none"),
     Control((Request,), "steps", Number("N", type=int, low=1, high=100, step=1), "DDIM steps", "steps",
             default="50"),
     Control((Request,), "negative", Prompt(example="the editor's habit"), "prompt of the null half", "negative prompt",
@@ -185,7 +188,8 @@ CONTROLS: tuple[Control, ...] = (
     Control((Pix2PixZero,), "direction", Direction(example="cat, dog: from, to"),
             "two words, phrases or .txt files of sentences; or one saved direction", "direction",
             default="the prompts' difference"),
-    Control((Pix2PixZero,), "amount", Number("A", high=0.5, step=0.01), "of cross-attention guidance", "amount"),
+    Control((Pix2PixZero,), "amount", Number("A", high=0.5, step=0.01), "of cross-attention guidance", "amount",
+            default="0.15; 0 where text and picture share one sequence"),
 )  # fmt: skip
 """Every control; the panel shows them in this order."""
 

@@ -268,7 +268,7 @@ def test_cross_attention_runs_at_the_positions_that_are_foretold(backbone, step,
     seen = set()
     x, text = torch.randn(1, 4, *size), backbone.text([SOURCE])
     with torch.no_grad():
-        backbone.predict(x, step, text, lambda site, q, k, v: seen.add(q.shape[2]) if site.is_cross else None)
+        backbone.predict(x, step, text, lambda site, q, k, v, mask: seen.add(q.shape[2]) if site.is_cross else None)
     assert seen == backbone.cross_positions(size)
 
 

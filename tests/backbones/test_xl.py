@@ -63,9 +63,9 @@ def test_an_identity_attend_changes_nothing(backbone):
     x, text, seen = torch.randn(1, 4, 16, 16), backbone.text([SOURCE]), []
     step = backbone.steps(3, (16, 16))[1]
     plain = backbone.predict(x, step, text)
-    assert torch.equal(backbone.predict(x, step, text, lambda site, q, k, v: seen.append(site)), plain)
+    assert torch.equal(backbone.predict(x, step, text, lambda site, q, k, v, mask: seen.append(site)), plain)
     assert seen == list(sites(backbone.network).values())
-    assert_close(backbone.predict(x, step, text, lambda site, q, k, v: attention(q, k, v)), plain)
+    assert_close(backbone.predict(x, step, text, lambda site, q, k, v, mask: attention(q, k, v)), plain)
 
 
 EDITS = {

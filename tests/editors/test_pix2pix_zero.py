@@ -180,7 +180,7 @@ def maps(run, x, text):
     """Cross-attention maps of some rows in the run's first step, layer by layer."""
     looks = []
 
-    def attend(site, q, k, v):
+    def attend(site, q, k, v, mask):
         if site.is_cross:
             looks.append(probabilities(q, k))
 

@@ -66,7 +66,7 @@ def test_the_maps_are_the_text_halfs_mean_over_layers_and_heads(backbone, trajec
     run, recorder, layers = prepare(backbone, trajectory, [BLUE]), AttentionRecorder(Editor()), []
     next(denoise(run, CFG(), recorder))
 
-    def attend(site, q, k, v):
+    def attend(site, q, k, v, mask):
         if site.is_cross and q.shape[2] == 64:
             layers.append(probabilities(q, k)[2:].mean(1).unflatten(1, (8, 8)))
 

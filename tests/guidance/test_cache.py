@@ -225,7 +225,7 @@ class Looking(Editor):
     """Targets whose self-attention looks at the source, each half on its own."""
 
     def attend(self, run, step):
-        def attend(site, q, k, v):
+        def attend(site, q, k, v, mask):
             if site.is_cross:
                 return None
             keys = torch.cat([half[:1].expand_as(half) for half in k.chunk(2)])

@@ -248,7 +248,7 @@ def test_no_hook_is_active_while_the_gradient_is_taken(run, monkeypatch):
     assert [attend for size, attend in hooked if size == 6] == [decline] * len(run.steps)
 
 
-def decline(site, q, k, v):
+def decline(site, q, k, v, mask):
     return None
 
 

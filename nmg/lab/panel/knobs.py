@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nmg.attention import sites
-from nmg.editors import Editor, LocalBlend, MasaCtrl
+from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero
 from nmg.lab.controls import CONTROLS, Control
 from nmg.lab.kinds import kind_of
 from nmg.lab.panel.controller import Controller, Failed
@@ -170,7 +170,7 @@ class Knobs:
                 if row.name in ALWAYS:
                     widget.disabled = row not in used
                 else:
-                    widget.layout.display = "" if row in used else "none"
+                    widget.layout.display = "" if row in used and self._means(row) else "none"
             values = {row.name: desk.value(row) for row in used}
             say(self.scales, _said_scales(values))
             say(self.starts, self._said_start(values))
@@ -178,12 +178,20 @@ class Knobs:
             say(self.remarks, html.escape(remarks))
             self._show_preset()
 
+    def _means(self, row: Control) -> bool:
+        """Whether a control means something to the model."""
+        return row.name != "embedded_scale" or self.controller.engine.backbone.is_told_guidance
+
     def _displayed(self, row: Control, value: Any) -> Any:
         """A control's value as its widget has it: a step as its share of the steps, a layer by number."""
         if row.name == "start_step" and isinstance(value, int):
             return value / max(1, self.controller.request.steps or 1)
         if row.name == "start_layer" and value is None:
             return MasaCtrl().first_layer(self.controller.engine.backbone)
+        if row.name == "amount" and value is None:
+            return Pix2PixZero().amount_for(self.controller.engine.backbone)
+        if row.name == "embedded_scale" and value is None:
+            return self.controller.engine.backbone.settings.embedded_scale
         return row.value.read("") if value is None and not hasattr(self.widgets[row], "max") else value
 
     def _said_start(self, values: Mapping[str, Any]) -> str:
