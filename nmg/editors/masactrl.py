@@ -217,7 +217,7 @@ class _Running(Editor):
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
             if site.is_cross:
-                seen.add(*rows.by_half(q, k, null_half=run.null_half)[1])
+                seen.add(q, k, run.null_half)
                 return None
             if site.layer not in self.layers:
                 return None
@@ -261,10 +261,11 @@ class _WordMaps:
     size: tuple[int, int]
     layers: list[Maps] = field(default_factory=list)
 
-    def add(self, q: Heads, k: Heads) -> None:
+    def add(self, q: Heads, k: Heads, null_half: bool = True) -> None:
         """Add one layer's maps of the marked words in the text half, if it has this size; mean over heads."""
         if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
             return
+        _, (q, k) = rows.by_half(q, k, null_half=null_half)
         mean = probabilities(q, k).float().mean(1)
         maps = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
         self.layers.append(torch.stack(maps).unflatten(1, self.size))

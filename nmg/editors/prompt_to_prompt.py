@@ -295,7 +295,7 @@ class _Joint(NamedTuple):
     def with_word_maps(self, maps: WordMaps, rest: Tensor) -> Heads:
         """Attention in which the picture attends to the text by given maps, and to itself with the rest."""
         own = attention(*(x[:, :, self.picture] for x in (self.q, self.k, self.v)))
-        out = self.attention().clone()
+        out = self.attention()
         out[:, :, self.picture] = rest * own + maps @ self.v[:, :, self.words]
         return out
 
@@ -353,7 +353,7 @@ class _Running(Editor):
 
     def take_words(self, q: Heads, k: Heads, v: Heads, mask: KeyMask | None, active: Tensor, watches: bool) -> Heads:
         """Cross-attention, edited."""
-        maps = self.edited(probabilities(q, k, mask), active, self.factors)
+        maps = self.edited(probabilities(q, k, mask), active)
         if watches and self.blending is not None:
             self.blending.add(maps)
         return maps @ v
@@ -363,7 +363,7 @@ class _Running(Editor):
         picture's positions (Shin et al. 2025, arXiv 2508.07519), and its attention to the text, word by word."""
         layer = layer.with_layout() if takes_layout else layer
         maps = layer.word_maps() if watches or active is not None else None
-        edited = maps if maps is None or active is None else self.edited(maps, active, self.factors)
+        edited = maps if maps is None or active is None else self.edited(maps, active)
         if watches and self.blending is not None and edited is not None:
             self.blending.add(edited)
         if maps is None or edited is None or active is None:
@@ -372,9 +372,10 @@ class _Running(Editor):
         plain = self.edited(maps, active, torch.ones_like(self.factors))
         return layer.with_word_maps(edited, 1 - plain.sum(-1, keepdim=True))
 
-    def edited(self, maps: WordMaps, active: Tensor, factors: Tensor) -> WordMaps:
+    def edited(self, maps: WordMaps, active: Tensor, factors: Tensor | None = None) -> WordMaps:
         """Attention maps [rows, heads, positions, tokens] in which the source's replace the targets', and words are
-        re-weighted."""
+        re-weighted: by the run's factors if no others are given."""
+        factors = self.factors if factors is None else factors
         # Source columns to target columns, kept where a token has a partner.
         source, own = rows.source(maps), rows.targets(maps)
         weights, kept, factors, active = (x.to(maps.dtype) for x in (self.weights, self.kept, factors, active))

@@ -18,7 +18,8 @@ def test_a_lora_is_loaded_as_in_diffusers_and_the_edit_sees_it(build, picture, t
 
     pipe, donor = build(), build()
     torch.manual_seed(0)
-    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    # Of an alpha that is not its rank, the file would have to say so.
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k"], init_lora_weights=False)
     donor.transformer.add_adapter(config)
     plain, expected = edited(pipe), edited(donor)
     weights = peft.utils.get_peft_model_state_dict(donor.transformer)

@@ -19,6 +19,7 @@ from nmg.lab.top import HELP, SHELLS
 from nmg.menagerie import Scene, caption
 from nmg.menagerie.scene import SIZE
 from nmg.request import Request
+from tests import families
 
 
 @pytest.fixture
@@ -640,3 +641,17 @@ def test_the_device_is_the_first_that_is_there(monkeypatch, capsys):
 def test_without_a_target_it_says_that_it_reconstructs(here, capsys):
     assert main(["edit", RED, "--steps", "1"]) == 0
     assert "no --target is given, so this writes the reconstruction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", [families.flux, families.qwen], ids=lambda family: family.__name__)
+def test_a_folder_of_another_family_is_edited_with_what_suits_it(here, picture, family):
+    pipe = family()
+    pipe.save_pretrained("model")
+    prompts = ["--source", "a red cat", "--target", "a blue dog", "--steps", "2", "--size", "32x32"]
+    assert main(["edit", picture, "--model", "model", "--device", "cpu", *prompts]) == 0
+    recipe = Request.read("edit.png")
+    assert recipe.guidance == nmg.default_guidance(pipe) and not recipe.guidance.jacobian
+    assert pixels("edit.png").shape == (32, 32, 3)
+    told = ["--guidance", "none", "--embedded-scale", "2"]
+    done = main(["edit", picture, "--model", "model", "--device", "cpu", *prompts, *told])
+    assert (done == 0) == (family is families.flux)

@@ -134,8 +134,10 @@ def test_a_panel_and_a_cell_that_share_a_model_do_not_disturb_each_other(engine,
     assert engine.history[0].picture.tobytes() == alone.tobytes() == result.pictures[0].tobytes()
 
 
-@pytest.mark.parametrize("family", [families.sdxl, families.sd3], ids=["XL", "3"])
-def test_other_stable_diffusions_are_edited_and_show_words_where_they_have_maps(family, picture):
+@pytest.mark.parametrize(
+    "family", [families.sdxl, families.sd3, families.qwen, families.flux], ids=lambda family: family.__name__
+)
+def test_other_families_are_edited_and_show_words_where_they_have_maps(family, picture):
     pipe = family()
     made = Engine(pipe, picture).make(dataclasses.replace(REQUEST, guidance=nmg.Direct(3.0)))
     assert made.edit.tobytes() != made.reconstruction.tobytes()
