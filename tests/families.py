@@ -305,5 +305,6 @@ def flux(dev=True, double=2, single=2):
     return quiet(pipe)
 
 
-FAMILIES = {"sd1": sd, "sd2": lambda: sd(v=True), "xl": sdxl, "sd3": sd3, "flux": flux, "qwen": qwen}
-"""Every family by the name that tests give it."""
+FAMILIES = {"sd1": sd, "sd2": lambda: sd(v=True), "xl": sdxl, "sd3": sd3}
+"""The Stable Diffusions by the name that tests give them."""
+OTHERS = {"flux": flux, "qwen": qwen}

@@ -159,6 +159,9 @@ class _Made(TorchFunctionMode):
             if not isinstance(made, There):
                 Log.current().wait("a copy")
             return _wrapped(made)
+        if function is torch.Tensor.tolist and isinstance(args[0], There):
+            Log.current().waits[f"a list at {_line()}"] += 1
+            return args[0].held.tolist()
         if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], There):
             args = (args[0], _listed(args[1]), *args[2:])
         return function(*args, **options)
