@@ -20,7 +20,7 @@ from nmg.menagerie.captions import caption
 from nmg.menagerie.model import FOLDER
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import TEST_SEEDS
-from nmg.types import Heads
+from nmg.types import Heads, KeyMask
 
 LATEST = 600
 """The noisiest timestep that counts: above it a picture has no places yet."""
@@ -38,7 +38,7 @@ def word_maps(backbone: Backbone, scene: Scene, generator: torch.Generator, step
     height, width = latents.shape[-2:]
     size, text, found = backbone.word_map_size((height, width)), backbone.text([prompt]), list[Tensor]()
 
-    def attend(site: Site, q: Heads, k: Heads, v: Heads) -> None:
+    def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> None:
         if site.is_cross and q.shape[2] == size[0] * size[1]:
             found.append(probabilities(q, k)[0].mean(0))
 
