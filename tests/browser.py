@@ -134,7 +134,7 @@ def app(*arguments: str) -> Iterator[str]:
                 stderr=subprocess.STDOUT,
             )
         try:
-            _await_server(f"http://127.0.0.1:{port}/static/base/images/favicon.ico", server, log)
+            _await_server(f"http://127.0.0.1:{port}/voila/static/voila.js", server, log)
             yield f"http://127.0.0.1:{port}/"
         finally:
             # As the user ends it: the page's kernels end first.
