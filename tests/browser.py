@@ -41,6 +41,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 PATIENCE = 180.0  # seconds that anything may take on a busy core
+SLOW = "[anywidget] Failed to initialize model."
+"""What anywidget says where a busy core takes it more than two seconds; it goes on all the same."""
 
 
 def missing() -> str:
@@ -208,7 +210,7 @@ class Panel:
         self.page = page
         self.complaints: list[str] = []
         page.set_default_timeout(1000 * PATIENCE)
-        page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
+        page.on("pageerror", lambda error: SLOW in str(error) or self.complaints.append(f"page: {error}"))
         page.on("console", self._heard)
         page.route(lambda url: not url.startswith((address.split("/doc/")[0], "blob:", "data:")), self._refused)
         page.goto(address)

@@ -19,7 +19,7 @@ STYLES = _set(
     "painting drawing sketch watercolor watercolour cartoon anime comic mosaic sculpture render style pastel charcoal "
     "impressionist cubist pixel art illustration night photorealistic black-and-white monochrome"
 )
-VIEWS = _set("front side back rear view profile angle")
+VIEWS = _set("front side back rear view profile angle facing looking forward left right")
 POSES = _set(
     "sitting standing jumping lying running walking sleeping dancing flying kneeling crouching leaping swimming "
     "raising stretching bowing climbing"

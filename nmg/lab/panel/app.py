@@ -16,7 +16,7 @@ from nmg.lab.devices import device_for
 from nmg.lab.top import HELP
 from nmg.menagerie.model import NAME
 
-SCENE = "scene:7,kind=cat,colour=orange,place=forest,mouth=plain,glasses=no,style=plain,pose=sitting,view=front"
+SCENE = "scene:7,kind=cat,colour=orange,place=forest,style=plain,pose=sitting"
 """What the bundled model begins with where no picture is given."""
 PORT = 8866
 
