@@ -282,12 +282,15 @@ class QwenImage(Packed):
 
     # ------------------------------------------------------------ pictures
 
-    def _encoded(self, pixels: Tensor) -> Tensor:
+    def framed(self, x: Tensor) -> Tensor:
         # The autoencoder is a film's: a picture is its first frame.
-        return super()._encoded(pixels[:, :, None])[:, :, 0]
+        return x[:, :, None]
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        return super()._encoded(self.framed(pixels))[:, :, 0]
 
     def _decoded(self, row: Tensor) -> Tensor:
-        return super()._decoded(row[:, :, None])[:, :, 0]
+        return super()._decoded(self.framed(row))[:, :, 0]
 
     def _normalised(self, mean: Latents) -> Latents:
         return (mean - self._per_channel("latents_mean", mean)) / self._per_channel("latents_std", mean)

@@ -216,6 +216,10 @@ class Backbone:
         (mean,) = self._finite(lambda: [self._encoded(2 * pixels - 1)], "encoded")
         return self._normalised(mean)
 
+    def framed(self, x: Tensor) -> Tensor:
+        """A picture or its latent in the shape that the autoencoder takes."""
+        return x
+
     def _encoded(self, pixels: Tensor) -> Tensor:
         out = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         # AutoencoderTiny has no distribution.

@@ -140,17 +140,19 @@ def computed(
     with FakeTensorMode(allow_non_fake_inputs=True):
         backbone = Backbone(_without_values(pipe))
         text, null = (rows.each(lambda x: torch.empty(x.shape, dtype=x.dtype), rows.prompts) for rows in (text, null))
-        shape = (backbone.vae.config.latent_channels, *backbone.latent_size(size))
+        shape = (backbone.latent_channels, *backbone.latent_size(size))
         levels = (down[-1].there, *(step.here for step in reversed(down)))
         trajectory = Trajectory(torch.empty(3, *shape), levels, down, prompts[0], backbone.name)
         run = Run(backbone, trajectory, prompts, text, null.expand(len(text)))
         with Meter() as step:
             next(denoise(run, guidance, editor))
         vae, pixels = backbone.vae, torch.empty(1, 3, *size[::-1], dtype=backbone.vae.dtype)
+        # One frame of a film, where the autoencoder makes films.
+        pixels, latents = (backbone.framed(x) for x in (pixels, torch.empty(1, *shape, dtype=vae.dtype)))
         with Meter() as picture:
             vae.encode(pixels)
         with Meter() as decoded:
-            vae.decode(torch.empty(1, *shape, dtype=vae.dtype))
+            vae.decode(latents)
     most = max(picture.peak, decoded.peak)
     upcast = backbone.OVERFLOWS and vae.dtype == torch.float16 and vae.config.get("force_upcast")
     # In float32 the decoder's weights count once more, too.

@@ -82,7 +82,9 @@ def test_inversion_and_the_null_text_are_told_1_and_the_text_half_the_setting(pi
     told, called = [], Flux._inputs
 
     def inputs(self, x, timestep, text):
-        told.append(text.guidance.tolist())
+        # A smaller latent asks who the network is.
+        if x.shape[-1] == 16:
+            told.append(text.guidance.tolist())
         return called(self, x, timestep, text)
 
     monkeypatch.setattr(Flux, "_inputs", inputs)

@@ -1,5 +1,7 @@
 """Qwen-Image on a tiny random network: what diffusers' own pipeline computes, and the editors on it."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,7 +13,9 @@ from nmg.attention import sites
 from nmg.backbones import QwenImage
 from nmg.backbones.mmdit import packed, unpacked
 from nmg.editors import Editor, LocalBlend
+from nmg.lab import memory
 from nmg.levels import transfer
+from nmg.request import Request
 from tests import families
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue dog in the forest"
@@ -212,3 +216,11 @@ def test_a_folder_is_loaded_by_the_class_that_it_names(pipe, picture, tmp_path):
         progress=False,
     )
     assert found.latents.isfinite().all() and again.replayed
+
+
+def test_what_an_edit_takes_of_a_card_is_found_without_running_it(pipe, picture):
+    asked = Request(picture, "a red cat", ("a blue dog",), guidance=NoiseMap(jacobian=False), editor=MasaCtrl())
+    plain, gradient = (
+        memory.needed(pipe, dataclasses.replace(asked, guidance=NoiseMap(jacobian=j))) for j in (False, True)
+    )
+    assert 0 < plain.step <= gradient.step and plain.picture > 0 and gradient.kept > plain.kept
