@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from tests.families import FAMILIES
 from tests.notebooks import ROOT, execute, inject
 
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("nmg_*.ipynb"))
@@ -28,6 +29,16 @@ def test_a_notebook_runs_and_its_scales_matter(name):
     other = pictures(execute(ROOT / name, {**quick, "TEXT_SCALE": 1.0, "NOISE_MAP_SCALE": 0.5}))
     assert len(other) == len(first)
     assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["xl"])
+@pytest.mark.parametrize("name", EDITING)
+def test_a_notebook_runs_on_a_model_of_another_family(name, family, tmp_path):
+    FAMILIES[family]().save_pretrained(tmp_path)
+    made = execute(ROOT / name, {"MODEL": str(tmp_path), "STEPS": 2})
+    assert len(pictures(made)) >= 6
 
 
 @pytest.mark.notebook
