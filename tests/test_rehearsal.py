@@ -75,7 +75,6 @@ CHOSEN = [
     ("flux", "masactrl", "direct", "ddim"),
     ("flux", "direction", "cfg", "fixed point"),
     ("qwen", "words", "direct", "uni"),
-    ("qwen", "layout", "noise map", "ddim"),
     ("qwen", "masactrl", "negative prompt", "ddim"),
     ("qwen", "direction", "cfg", "fixed point"),
 ]

@@ -215,7 +215,7 @@ def test_a_run_is_the_loop_of_its_equations(run):
 
 def test_the_defaults_are_the_papers():
     config = ProxNegativePrompt()
-    assert dataclasses.astuple(config) == (7.5, 0.7, "hard", "inversion", 1.0, 1, 400, False)
+    assert dataclasses.astuple(config) == (7.5, None, 0.7, "hard", "inversion", 1.0, 1, 400, False)
     assert NegativePrompt() == NegativePrompt(7.5)
 
 
