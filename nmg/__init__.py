@@ -12,7 +12,18 @@ from nmg.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from nmg.backbones import Backbone
-    from nmg.editors import EditDirection, Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+    from nmg.editors import (
+        EditDirection,
+        Editor,
+        FlowEdit,
+        GuideAndRescale,
+        LocalBlend,
+        MasaCtrl,
+        Pix2PixZero,
+        PlugAndPlay,
+        PromptToPrompt,
+        UniEdit,
+    )
     from nmg.editors.recorder import AttentionMaps, AttentionRecorder
     from nmg.guidance import (
         CFG,
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
         default_guidance,
     )
     from nmg.identity import Identity
-    from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, UniInv, invert
+    from nmg.inversion import DDIM, Drawn, EditFriendly, FixedPoint, Inversion, Regularised, Trajectory, UniInv, invert
     from nmg.levels import Step, steps, transfer
     from nmg.pipelines import NoiseMapGuidancePipeline, load
     from nmg.request import Request
@@ -37,13 +48,13 @@ __all__ = [
     "load", "default_guidance", "invert", "edit", "Edit", "Request", "Trajectory", "Identity",
     "NoiseMapGuidancePipeline",
     # inversion: how the noise maps are made
-    "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly", "UniInv",
+    "Inversion", "DDIM", "Regularised", "FixedPoint", "EditFriendly", "UniInv", "Drawn",
     # guidance: how the source row stays on its noise maps
     "Guidance", "CFG", "NoiseMap", "NullText", "NullTexts", "find_null_texts", "NegativePrompt", "ProxNegativePrompt",
     "Direct",
     # editors: what the targets take from the source
-    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "AttentionMaps",
-    "AttentionRecorder",
+    "Editor", "PromptToPrompt", "LocalBlend", "MasaCtrl", "Pix2PixZero", "EditDirection", "PlugAndPlay", "FlowEdit",
+    "UniEdit", "GuideAndRescale", "AttentionMaps", "AttentionRecorder",
     # the parts, to build on
     "Backbone", "Step", "denoise", "prepare", "steps", "transfer",
 ]  # fmt: skip
@@ -51,14 +62,19 @@ __all__ = [
 
 _HOMES = {
     "backbones": ("Backbone",),
-    "editors": ("EditDirection", "Editor", "LocalBlend", "MasaCtrl", "Pix2PixZero", "PromptToPrompt"),
+    "editors": (
+        "EditDirection", "Editor", "FlowEdit", "GuideAndRescale", "LocalBlend", "MasaCtrl", "Pix2PixZero",
+        "PlugAndPlay", "PromptToPrompt", "UniEdit",
+    ),
     "editors.recorder": ("AttentionMaps", "AttentionRecorder"),
     "guidance": (
         "CFG", "Direct", "Guidance", "NegativePrompt", "NoiseMap", "NullText", "NullTexts", "ProxNegativePrompt",
         "default_guidance",
     ),
     "identity": ("Identity",),
-    "inversion": ("DDIM", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "UniInv", "invert"),
+    "inversion": (
+        "DDIM", "Drawn", "EditFriendly", "FixedPoint", "Inversion", "Regularised", "Trajectory", "UniInv", "invert",
+    ),
     "levels": ("Step", "steps", "transfer"),
     "request": ("Request",),
     "sampling": ("Edit", "denoise", "edit", "find_null_texts", "prepare"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -232,6 +232,44 @@ def _unhooked(layer: nn.Module, calls: list[int]) -> None:
         if isinstance(hook, _Leave) and hook.calls is calls:
             layer._forward_hooks.pop(key, None)
             layer._forward_hooks_always_called.pop(key, None)
+
+
+Features = Mapping[str, Callable[[Tensor], Tensor]]
+"""Functions of what layers put out, by the layers' paths in the network: what they return goes on instead."""
+
+
+@contextmanager
+def changing(network: Any, features: Features | None) -> Iterator[None]:
+    """Let functions change what layers put out inside the block, as `attending` does with attention.
+
+    Raises:
+        AttributeError: for a path that the network doesn't have.
+    """
+    if not features:
+        yield
+        return
+    with undoing(network) as note, uncompiled(network):
+        for name, change in features.items():
+            layer, hook = getattr(network, "_orig_mod", network).get_submodule(name), _Change(change)
+            note(functools.partial(_unchanged, layer, hook))
+            layer.register_forward_hook(hook)
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """The hook after a layer whose output is changed."""
+
+    change: Callable[[Tensor], Tensor]
+
+    def __call__(self, layer: Any, inputs: Any, output: Tensor) -> Tensor:
+        return self.change(output)
+
+
+def _unchanged(layer: nn.Module, hook: _Change) -> None:
+    """Take one hook off a layer."""
+    for key in [key for key, other in layer._forward_hooks.items() if other is hook]:
+        layer._forward_hooks.pop(key, None)
 
 
 _plain = F.scaled_dot_product_attention

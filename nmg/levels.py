@@ -11,6 +11,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -208,6 +209,15 @@ def transfer(
     """
     left = there.s if sigma == 0 else max(0.0, there.s**2 - sigma**2) ** 0.5
     return there.a * predict_clean(x, v, here, asked) + left * predict_noise(x, v, here, asked)
+
+
+def between(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], here: Level, there: Level) -> Tensor:
+    """The prediction along which `transfer` leads from `x` to `y`; zeros where it leads nowhere, at equal levels."""
+    da, ds = here.predicts
+    length = (there.s * here.a - there.a * here.s) / (here.a * ds - here.s * da)
+    if length == 0:
+        return torch.zeros_like(x)
+    return (y - transfer(x, torch.zeros_like(x), here, there)) / length
 
 
 def spread(here: Level, there: Level) -> float:

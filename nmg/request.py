@@ -21,14 +21,14 @@ from pydantic import Field
 
 from nmg import editors, guidance, identity, images, inversion
 from nmg.backbones import Backbone
-from nmg.editors import PromptToPrompt
+from nmg.editors import Editor, PromptToPrompt
 from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
-from nmg.guidance import NoiseMap, ProxNegativePrompt, default_guidance
+from nmg.guidance import Direct, Guidance, NoiseMap, ProxNegativePrompt, default_guidance
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
 from nmg.run import PUBLISHED_STEPS
-from nmg.schema import MOST, Count, Form, Text, Whole, checked, parsed
+from nmg.schema import MOST, Count, Form, Share, Text, Whole, checked, parsed
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
 
@@ -66,6 +66,7 @@ class _Fields(Form):
     size: tuple[Side, Side] | None = None
     convention: Text | None = None
     offset: Whole | None = None
+    skip: Share | None = None
     model: Text = ""
     dtype: Literal["", "float16", "bfloat16", "float32", "float64"] = ""
     version: Text = ""
@@ -82,10 +83,11 @@ class Request:
         source: what the picture shows; a trajectory's own prompt.
         targets: what the edited pictures should show; the editor's where none is given.
         negative: the prompt of the null half; the editor's habit.
-        guidance: `default_guidance(pipe)`.
+        guidance: `default_guidance(pipe)`, or `Direct` for an editor that reads the source off its noise maps.
         editor: `PromptToPrompt()`.
-        inversion, steps, convention, offset: of the inversion: `DDIM()`, 50, "aligned", and the scheduler's
-            `steps_offset` (None); a trajectory's own.
+        inversion, steps, convention, offset: of the inversion: the editor's habit (`DDIM()`, as a rule), 50, "aligned",
+            and the scheduler's `steps_offset` (None); a trajectory's own.
+        skip: share of the steps, the noisiest, that is left out; the editor's habit, as a rule 0.
         size: width and height in pixels; the model's own, or the trajectory's.
         model, dtype, version: the model, its precision and the package that made the picture.
         digest: of the source's pixels as the model saw them. Another picture has another.
@@ -103,6 +105,7 @@ class Request:
     size: Any = None
     convention: Any = None
     offset: int | None = None
+    skip: Any = None
     model: str = ""
     dtype: str = ""
     version: str = ""
@@ -128,13 +131,14 @@ class Request:
         defaults = {
             **{
                 "steps": 50,
-                "inversion": DDIM(),
+                "inversion": editor.inversion(),
                 "convention": "aligned",
                 "editor": editor,
             },
             **({} if self.size or "size" in own else {"size": backbone.native_size}),
-            "guidance": default_guidance(backbone) if self.guidance is None else self.guidance,
+            "guidance": _suiting(editor, backbone),
             "negative": editor.negative(source),
+            "skip": editor.skip,
             **own,
         }
         open_ = {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -180,7 +184,14 @@ class Request:
         backbone.check([*self.prompts, self.negative or ""])
         down = backbone.steps(self.steps, backbone.latent_size(self.size), self.offset)
         check(self.inversion, self.convention)
+        skipped(self.skip, self.steps)
         CONVENTIONS[self.convention](down, backbone.scheduler)
+        if not (self.inversion.joined or self.editor.takes_drawn):
+            raise ValueError(
+                f"{type(self.editor).__name__} reads the source's attention at the target's noise, and the noise maps "
+                f"of {type(self.inversion).__name__} have another noise at every level; use FlowEdit, Editor() with a "
+                "skip, or another inversion"
+            )
         self.editor.check(backbone, self)
         self.guidance.check(backbone, self)
         if (told := self.guidance.embedded_scale) is not None and not backbone.is_told_guidance:
@@ -276,6 +287,25 @@ class Request:
                 "converting a picture elsewhere drops them"
             )
         return cls.from_json(text)
+
+
+def _suiting(editor: Editor, backbone: Backbone) -> Guidance:
+    """The guidance of an editor where none is given."""
+    usual = default_guidance(backbone)
+    return Direct(usual.text_scale) if editor.suits == "direct" else usual
+
+
+def skipped(share: Any, count: int) -> int:
+    """How many of `count` steps are left out.
+
+    Raises:
+        ValueError: for a share outside 0…1, or one that leaves no step.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ValueError(f"skip={share!r} must be a share of the steps below 1, such as skip=0.3")
+    if (first := round(share * count)) >= count:
+        raise ValueError(f"skip={share:g} leaves none of the {count} steps; give a smaller share, or more steps")
+    return first
 
 
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:

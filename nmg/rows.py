@@ -107,6 +107,14 @@ def with_targets(targets: Rows, rows: Rows) -> Rows:
     return cat([rows[:1], targets.expand_as(rows[1:])])
 
 
+def of_text_source(doubled_rows: Tensor) -> Tensor:
+    """[null rows; text rows], with both copies of the source or its text copy alone, in which every target has the
+    values of the text copy."""
+    null, text = halves(doubled_rows)
+    own = null[: len(null) - len(targets(text))]
+    return cat([own, source(text).expand(len(doubled_rows) - len(own), *text.shape[1:])])
+
+
 def of_source(rows: Tensor, positions: slice) -> Tensor:
     """Every row with the source's values at some positions, of [rows, heads, positions, …]."""
     if positions == slice(None):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nmg import rows
 from nmg.activations import sparing
-from nmg.attention import Attend, attending
+from nmg.attention import Attend, Features, attending, changing
 from nmg.backbones import Backbone
 from nmg.backbones.unet import frozen
 from nmg.conditioning import Conditioning
@@ -41,6 +41,8 @@ class Asked(Protocol):
     def prompts(self) -> tuple[str, ...]: ...
     @property
     def own_negative(self) -> str | None: ...
+    @property
+    def guidance(self) -> Any: ...
     @property
     def inversion(self) -> Any: ...
     @property
@@ -87,6 +89,7 @@ class Run:
         text: what they became, one row each.
         null: the same of the null (or negative) prompt, for each row.
         null_half: whether the network sees the null half in each step; see `Guidance.needs_null`.
+        first: index of the first step that is sampled; the noisier ones are left out.
     """
 
     backbone: Backbone
@@ -95,10 +98,17 @@ class Run:
     text: Conditioning
     null: Conditioning
     null_half: bool = True
+    first: int = 0
 
     @property
     def steps(self) -> tuple[Step, ...]:
+        """Every step of the trajectory, by index."""
         return self.trajectory.steps
+
+    @property
+    def sampled(self) -> tuple[Step, ...]:
+        """The steps that are sampled."""
+        return self.steps[self.first :]
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -106,8 +116,9 @@ class Run:
 
     @property
     def start(self) -> Latents:
-        """Every row begins at the noisiest map."""
-        return self.trajectory.start.expand(len(self.prompts), -1, -1, -1).clone()
+        """Every row begins at the noise map of the first step that is sampled."""
+        start = self.trajectory.origin(self.sampled[0]) if self.first else self.trajectory.start
+        return start.expand(len(self.prompts), -1, -1, -1).clone()
 
     def down(self, x: Latents, eps: Latents, step: Step) -> Latents:
         """One step down: DDIM, or the stochastic step with the residual that the trajectory holds for it."""
@@ -126,17 +137,21 @@ class Run:
         copies: rows.Copies = "both",
         source_noise: Doubled | None = None,
         null_half: bool = True,
+        features: Features | None = None,
     ) -> Latents:
         """What the network predicts, in fp32 (see `nmg.levels.Level`). Of doubled rows, the network sees only these
         copies of the source, and the null half or not (see `rows.completed`).
 
         Args:
             source_noise: of the source's null and text copy, if it is known; the network then sees neither.
+            features: change what layers put out in this call.
         """
         if source_noise is not None:
-            return rows.with_sources(source_noise, self.predict(x, step, text, attend, "none", None, null_half))
+            known: Any = (attend, "none", None, null_half, features)
+            return rows.with_sources(source_noise, self.predict(x, step, text, *known))
         x, text = rows.with_copies(x, copies, null_half), rows.with_copies(text, copies, null_half)
-        eps = self.backbone.predict(x, step, text, attend) if len(x) else x
+        with changing(self.backbone.network, features):
+            eps = self.backbone.predict(x, step, text, attend) if len(x) else x
         return rows.completed(eps, copies, null_half)
 
     def gradient(
@@ -147,6 +162,7 @@ class Run:
         energy: Callable[[Latents, Latents], Tensor],
         attend: Attend | None = None,
         jacobian: bool = True,
+        features: Features | None = None,
     ) -> tuple[Latents, Latents]:
         """∂ energy(x, e) / ∂x, where e is the noise that the network predicts for x; and e itself.
 
@@ -154,8 +170,9 @@ class Run:
 
         Args:
             jacobian: whether the gradient goes through the network. If not, e counts as a constant.
+            features: see `predict`.
         """
-        with self._differentiable(attend):
+        with self._differentiable(attend, features):
             z = x.detach().clone().requires_grad_()
             with torch.set_grad_enabled(jacobian):
                 eps = self.backbone.predict(z, step, text.clone())
@@ -173,9 +190,10 @@ class Run:
         return gradient, value.detach()
 
     @contextmanager
-    def _differentiable(self, attend: Attend | None = None) -> Iterator[None]:
+    def _differentiable(self, attend: Attend | None = None, features: Features | None = None) -> Iterator[None]:
         # Frozen parameters and hooks stay until the backward pass is over: gradient checkpointing runs the network
         # again in it.
         unet = self.backbone.network
-        with no_inference(), torch.enable_grad(), attending(unet, attend), frozen(unet), sparing(unet):
+        hooks = attending(unet, attend), changing(unet, features)
+        with no_inference(), torch.enable_grad(), hooks[0], hooks[1], frozen(unet), sparing(unet):
             yield

@@ -21,7 +21,7 @@ from nmg.guidance.cache import Recording, Replaying, key_of, replayable
 from nmg.inversion import Inversion, Trajectory, bar, rise
 from nmg.inversion.run import Callback
 from nmg.levels import Step
-from nmg.request import Request, digest
+from nmg.request import Request, digest, skipped
 from nmg.run import Run
 from nmg.types import Latents, Mask
 from nmg.undo import gradients_kept
@@ -47,7 +47,7 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
     guidance, editor = guidance.prepare(run), editor.prepare(run)
     run = dataclasses.replace(run, null_half=guidance.needs_null() or editor.needs_null())
     x = run.start
-    for step in run.steps:
+    for step in run.sampled:
         # Return to the inverted path before looking at the text.
         x = guidance.steer(run, step, x)
 
@@ -55,13 +55,14 @@ def denoise(run: Run, guidance: Guidance, editor: Editor) -> Iterator[tuple[Step
         text = rows.cat([guidance.null(run, step), editor.text(run, step)])
         doubled = editor.steer(run, step, rows.doubled(x), text)
         copies = rows.most(guidance.copies(run, step), editor.copies(run, step))
-        seen = copies, editor.source_noise(run, step), run.null_half
+        seen = copies, editor.source_noise(run, step), run.null_half, editor.features(run, step)
         eps = run.predict(doubled, step, text, editor.attend(run, step), *seen)
         if (known := guidance.null_noise(run, step)) is not None:
             eps = rows.with_null_source(known, eps)
 
         # One DDIM step.
-        x = run.down(rows.halves(doubled)[0], guidance.combine(run, step, eps), step)
+        x = rows.halves(doubled)[0]
+        x = run.down(x, editor.follow(run, step, x, eps, guidance.combine(run, step, eps)), step)
         x = guidance.correct(run, step, x, eps)
         x = editor.blend(run, step, x)
 
@@ -123,6 +124,7 @@ def prepare(
     targets: Sequence[str] = (),
     negative: str = "",
     guidance: Guidance | None = None,
+    skip: float = 0.0,
 ) -> Run:
     """Encode the prompts and gather what a run needs.
 
@@ -131,13 +133,15 @@ def prepare(
         targets: target prompts, possibly none.
         negative: the prompt of the null half.
         guidance: whose `embedded_scale` a guidance-distilled network is told.
+        skip: share of the steps, the noisiest, that is left out.
 
     Raises:
         TypeError, ValueError: for prompts that can't be used, or a trajectory of another model.
     """
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     guidance = CFG(embedded_scale=None if guidance is None else guidance.embedded_scale)
-    request = Request(trajectory, targets=tuple(targets), negative=negative, guidance=guidance, editor=Editor())
+    given: dict[str, Any] = {"guidance": guidance, "editor": Editor(), "skip": skip}
+    request = Request(trajectory, targets=tuple(targets), negative=negative, **given)
     request = request.resolved(backbone)
     request.check(backbone)
     return encoded(backbone, request, trajectory)
@@ -148,7 +152,8 @@ def encoded(backbone: Backbone, request: Request, trajectory: Trajectory) -> Run
     text, null = backbone.texts(request.prompts, request.negative or "")
     told = request.guidance.embedded_scale
     text = text.with_guidance(backbone.settings.embedded_scale or 1.0 if told is None else told)
-    return Run(backbone, trajectory.to(backbone.device), request.prompts, text, null.expand(len(text)))
+    null, first = null.expand(len(text)), skipped(request.skip or 0, len(trajectory.steps))
+    return Run(backbone, trajectory.to(backbone.device), request.prompts, text, null, first=first)
 
 
 @gradients_kept
@@ -166,6 +171,7 @@ def edit(
     inversion: Inversion | None = None,
     convention: str | None = None,
     offset: int | None = None,
+    skip: float | None = None,
     callback: Callback | None = None,
     attention: bool = False,
     progress: bool = True,
@@ -175,7 +181,7 @@ def edit(
     Args:
         pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.
         image: whatever `images.load` reads; or a `Trajectory`, to edit the same picture again; or a `Request`, which
-            says all that follows up to `offset`. The trajectory that an edit returns holds the source row, which an
+            says all that follows up to `skip`. The trajectory that an edit returns holds the source row, which an
             edit with the same guidance replays.
         source: what the picture shows; not needed with a trajectory.
         targets: what the edited pictures should show, one prompt each. None are needed for the reconstruction alone, or
@@ -187,7 +193,9 @@ def edit(
         size: width and height in pixels; the model's own if not given.
         negative: the prompt of the null half. If not given, the editor's habit: empty, or the source prompt for
             pix2pix-zero.
-        inversion, convention, offset: of the inversion; see `invert`.
+        inversion, convention, offset: of the inversion; see `invert`. The editor's habit is `DDIM()`, as a rule.
+        skip: share of the steps, the noisiest, that is left out: every row begins at the noise map of the first step
+            after them, so that less of the picture can change. The editor's habit, as a rule 0, if not given.
         callback: called after each step with the step and the latents of all rows.
         attention: whether to return the words' attention maps.
         progress: whether to show bars.
@@ -203,6 +211,7 @@ def edit(
         "editor": editor,
     }
     given |= {"inversion": inversion, "steps": steps, "size": size, "convention": convention, "offset": offset}
+    given["skip"] = skip
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     request = _asked(image, given).resolved(backbone)
     try:
@@ -264,7 +273,8 @@ def sample(
 ) -> Sampled:
     """Sample source and targets of a checked request along a trajectory; see `edit`."""
     run = encoded(backbone, request, trajectory)
-    key = key_of(run.trajectory, request.guidance, request.negative)
+    # A row that leaves steps out is not the one that others replay.
+    key = None if run.first else key_of(run.trajectory, request.guidance, request.negative)
     row = run.trajectory.cache if replayable(run, key) else None
     replayed, recording = row is not None, Recording(guidance=request.guidance)
     guidance = recording if row is None else Replaying(guidance=request.guidance, source=row)
@@ -272,7 +282,7 @@ def sample(
     recorder, latents = AttentionRecorder(editor), run.start
 
     steps = denoise(run, guidance, recorder if attention else editor)
-    for step, latents in bar(steps, "edit" if len(run.prompts) > 1 else "reconstruct", progress, len(run.steps)):
+    for step, latents in bar(steps, "edit" if len(run.prompts) > 1 else "reconstruct", progress, len(run.sampled)):
         if callback is not None:
             callback(step, latents)
 
@@ -307,9 +317,10 @@ def plain_drift(run: Run, guidance: Guidance) -> float | None:
     and 20 steps at text scale 3, and .68, .58 and .57 at 7.5. The few come out slightly above the many.
 
     Returns:
-        None for plain DDIM itself, and for a trajectory that other steps than DDIM's join.
+        None for plain DDIM itself, for a trajectory that other steps than DDIM's join, and for a run that leaves steps
+        out.
     """
-    if type(guidance) is CFG or run.trajectory.residuals is not None:
+    if type(guidance) is CFG or run.first or run.trajectory.residuals is not None:
         return None
     trajectory = dataclasses.replace(run.trajectory, steps=_few(run.steps), cache=None)
     alone = dataclasses.replace(

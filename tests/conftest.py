@@ -182,8 +182,9 @@ def sample(backbone, trajectory):
     def sample(targets=(TARGET,), guidance=None, editor=None, **options):
         guidance, editor = guidance or CFG(), editor or Editor()
         asked = Request(trajectory, targets=list(targets), guidance=guidance, editor=editor, **options)
-        asked.resolved(backbone).opened().check(backbone)
-        run = prepare(backbone, trajectory, list(targets), **options)
+        asked = asked.resolved(backbone).opened()
+        asked.check(backbone)
+        run = prepare(backbone, trajectory, list(targets), asked.negative, skip=asked.skip)
         return [x for _, x in denoise(run, guidance, editor)][-1]
 
     return sample

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from nmg import CFG, Editor, MasaCtrl, PromptToPrompt, denoise, prepare
 from nmg import attention as attention_module
-from nmg.attention import attending, attention, probabilities, sites, spatial_size
+from nmg.attention import attending, attention, changing, probabilities, sites, spatial_size
 
 
 @pytest.fixture(params=["sd-shaped", "tiny"])
@@ -339,3 +339,31 @@ def test_networks_in_two_threads_do_not_meet_each_others_hooks(build, call):
         done.set()
         assert (running.result() - expected).abs().max() > 1e-3
     assert torch.equal(found, expected)
+
+
+# ---------------------------------------------------------------- what layers put out
+
+
+def test_a_layer_puts_out_what_it_is_changed_to(unet, call):
+    path, seen = "up_blocks.0.resnets.1.conv2", []
+    with changing(unet, {path: lambda output: output}):
+        assert torch.equal(call(unet), call(unet))
+    with changing(unet, {path: lambda output: seen.append(output) or torch.zeros_like(output)}):
+        changed = call(unet)
+    assert len(seen) == 1 and (changed - call(unet)).abs().max() > 1e-4
+
+
+def test_no_change_is_left_after_an_exception(unet):
+    layer = unet.get_submodule("up_blocks.0.resnets.1.conv2")
+    with pytest.raises(KeyError), changing(unet, {"up_blocks.0.resnets.1.conv2": torch.zeros_like}):
+        assert len(layer._forward_hooks) == 1
+        raise KeyError
+    assert not layer._forward_hooks
+
+
+def test_a_layer_that_is_not_there_is_said(unet):
+    with (
+        pytest.raises(AttributeError, match="up_blocks.99|99"),
+        changing(unet, {"up_blocks.99.conv": torch.zeros_like}),
+    ):
+        pass

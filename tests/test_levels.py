@@ -9,6 +9,7 @@ from nmg.inversion import CONVENTIONS
 from nmg.levels import (
     FLOW_VELOCITY,
     NOISE,
+    between,
     diffusion,
     flow,
     predict_clean,
@@ -284,3 +285,23 @@ def test_the_largest_spread_leaves_no_direction(latents):
 @pytest.mark.parametrize(("a_from", "a_to"), [(0.1, 0.2), (0.005, 0.999), (0.5, 0.500001), (0.998, 0.99915)])
 def test_the_spread_leaves_room_for_the_predicted_noise(a_from, a_to):
     assert 0 <= spread(diffusion(a_from), diffusion(a_to)) ** 2 <= 1 - a_to
+
+
+@pytest.mark.parametrize(
+    "here, there",
+    [
+        (diffusion(0.3), diffusion(0.6)),
+        (diffusion(0.6), diffusion(0.3)),
+        (diffusion(0.0, velocity=True), diffusion(0.4, velocity=True)),
+        (flow(1.0), flow(0.7)),
+    ],
+    ids=["noise, down", "noise, up", "velocity", "flow"],
+)
+def test_the_prediction_between_two_latents_leads_from_the_one_to_the_other(here, there):
+    x, y = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    assert_close(transfer(x, between(x, y, here, there), here, there), y)
+
+
+def test_between_equal_levels_no_prediction_leads_anywhere():
+    x, y = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    assert torch.equal(between(x, y, diffusion(0.3), diffusion(0.3)), x)

@@ -17,14 +17,18 @@ from nmg import (
     EditFriendly,
     Editor,
     FixedPoint,
+    FlowEdit,
+    GuideAndRescale,
     MasaCtrl,
     NegativePrompt,
     NoiseMap,
     NullText,
     Pix2PixZero,
+    PlugAndPlay,
     PromptToPrompt,
     ProxNegativePrompt,
     Regularised,
+    UniEdit,
     UniInv,
 )
 from nmg.editors import LocalBlend
@@ -46,6 +50,10 @@ EDITORS = {
     "masactrl, words": MasaCtrl(**FROM_START, words=("cat", "cat")),
     "pix2pix-zero": Pix2PixZero(),
     "direction": Pix2PixZero(("cat", "dog"), amount=0),
+    "plug-and-play": PlugAndPlay(1, 1),
+    "flow-edit": FlowEdit(),
+    "uni-edit": UniEdit(),
+    "guide-and-rescale": GuideAndRescale(until=1),
 }
 GUIDANCES = {
     "cfg": CFG(3.0),
@@ -85,6 +93,14 @@ def refused(family, editor, guidance, inversion):
     """How a case is refused by name, if it is."""
     if family == "sd3" and editor in ("masactrl, masks", "masactrl, words"):
         return "MasaCtrl with masks or words"
+    if family == "sd3" and editor in ("plug-and-play", "guide-and-rescale"):
+        return "features of a UNet's decoder"
+    if editor == "flow-edit" and guidance != "direct":
+        return "lets the source row leave"
+    if editor == "uni-edit" and guidance not in ("direct", "cfg"):
+        return "would change no edit"
+    if editor in ("flow-edit", "uni-edit") and inversion == "edit-friendly":
+        return "stored beside them|no DDIM step joins"
     steering = guidance in ("noise map", "noise map, masked", "null text", "proximal, clean", "stack")
     return "joined by the noise" if inversion == "edit-friendly" and steering else None
 
@@ -135,7 +151,7 @@ def inverted(family, inversion):
 
 def edited(pipe, trajectory, editor, guidance, **options):
     targets = [] if editor == "direction" else [TARGET]
-    methods = {"editor": EDITORS[editor], "guidance": GUIDANCES[guidance]}
+    methods = {"editor": EDITORS[editor], "guidance": GUIDANCES[guidance], "skip": 0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the direction|text_scale=3 is classifier-free")
         return nmg.edit(pipe, trajectory, targets=targets, progress=False, **methods, **options)

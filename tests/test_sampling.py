@@ -58,6 +58,7 @@ def test_all_rows_begin_at_the_noisiest_map_and_do_not_share_memory(backbone, tr
 def test_a_run_keeps_no_graph():
     script = """if True:
         import torch
+        from dataclasses import make_dataclass
         from types import SimpleNamespace
         from nmg import CFG, DDIM, Editor, Step, transfer
         from nmg.conditioning import Conditioning
@@ -67,9 +68,11 @@ def test_a_run_keeps_no_graph():
         from nmg.sampling import denoise
         weight = torch.ones(1, requires_grad=True)
         trajectory = SimpleNamespace(inversion=DDIM(), convention="aligned", steps=[0], latent_size=(2, 2))
-        run = SimpleNamespace(start=torch.ones(1, 4, 2, 2), steps=[only], null=text,
-                              text=text, predict=lambda x, *_: weight * x, trajectory=trajectory,
-                              down=lambda x, eps, step: transfer(x, eps, step.here, step.there))
+        given = dict(start=torch.ones(1, 4, 2, 2), sampled=[only], null=text, text=text, trajectory=trajectory,
+                     predict=lambda x, *_: weight * x, null_half=True,
+                     backbone=SimpleNamespace(rescaled=lambda guided, text: guided),
+                     down=lambda x, eps, step: transfer(x, eps, step.here, step.there))
+        run = make_dataclass("Run", given)(**given)
         for _, x in denoise(run, CFG(), Editor()):
             assert not x.requires_grad and torch.is_grad_enabled()
     """

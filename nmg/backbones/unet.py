@@ -393,6 +393,27 @@ class Backbone:
         """What the family makes of a prediction by classifier-free guidance; `text` is that of the text half."""
         return guided
 
+    @property
+    def decoder(self) -> tuple[str, ...]:
+        """Paths of the residual blocks of the network's decoder, in the order they run; none for a network that has no
+        decoder."""
+        modules = getattr(self.network, "_orig_mod", self.network).named_modules()
+        found = [re.fullmatch(r"up_blocks\.(\d+)\.resnets\.(\d+)", path) for path, _ in modules]
+        numbered = sorted((int(match[1]), int(match[2]), match[0]) for match in found if match)
+        return tuple(path for *_, path in numbered)
+
+    def check_decoder(self, who: str) -> None:
+        """Raise for a network without a decoder; `who` needs one.
+
+        Raises:
+            ValueError: with the reason.
+        """
+        if not self.decoder:
+            raise ValueError(
+                f"{who} works on the features of a UNet's decoder, and a {type(self.network).__name__} has none; use "
+                "PromptToPrompt or MasaCtrl, or an editor that reads no features, such as FlowEdit"
+            )
+
     def layout_positions(self, latent_size: tuple[int, int]) -> int:
         """The most positions of self-attention that hold the layout (Stable Diffusion: 32×32 at 512×512 pixels)."""
         return round(math.prod(latent_size) * self.settings.layout**2)

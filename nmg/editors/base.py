@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nmg import rows
-from nmg.attention import Attend
+from nmg.attention import Attend, Features
 from nmg.backbones import Backbone
 from nmg.conditioning import Conditioning
+from nmg.inversion import DDIM, Inversion
 from nmg.levels import Step
 from nmg.run import Asked, Run
 from nmg.types import Doubled, Latents, Mask
@@ -38,6 +40,27 @@ class Editor:
         """Whether a target whose prompt is the source's is edited."""
         return False
 
+    @property
+    def suits(self) -> str:
+        """The guidance where none is given: "default" for the model's own, "direct" for an editor that reads the
+        source off its noise maps."""
+        return "default"
+
+    @property
+    def skip(self) -> float:
+        """The share of the steps, the noisiest, that is left out where none is given."""
+        return 0.0
+
+    @property
+    def takes_drawn(self) -> bool:
+        """Whether noise maps will do that no step joins (see `nmg.Drawn`). Attention of the source at a level is then
+        that of another noise than the target's, so that editors which read it refuse them."""
+        return type(self) is Editor
+
+    def inversion(self) -> Inversion:
+        """The inversion where none is given."""
+        return DDIM()
+
     def negative(self, source: str) -> str:
         """The prompt of the null half where none is given."""
         return ""
@@ -58,6 +81,10 @@ class Editor:
         """The attention of the step's network call; None leaves the network alone."""
         return None
 
+    def features(self, run: Run, step: Step) -> Features | None:
+        """What layers of the network put out instead in the step's call, by their paths; None changes nothing."""
+        return None
+
     def copies(self, run: Run, step: Step) -> rows.Copies:
         """The copies of the source row that the targets read in the step's network call.
 
@@ -68,9 +95,10 @@ class Editor:
     def needs_null(self) -> bool:
         """Whether the network must see the null half in each step, though the guidance does not need it.
 
-        By default where `attend` or `steer` are the editor's own: `rows.halves` then parts what they get.
+        By default where a hook that looks at the rows is the editor's own: `rows.halves` then parts what it gets.
         """
-        own = (getattr(type(self), hook) is not getattr(Editor, hook) for hook in ("attend", "steer"))
+        looking = ("attend", "features", "steer", "follow")
+        own = (getattr(type(self), hook) is not getattr(Editor, hook) for hook in looking)
         return any(own)
 
     def steer(self, run: Run, step: Step, x: Latents, text: Conditioning) -> Latents:
@@ -82,6 +110,16 @@ class Editor:
         out."""
         return None
 
+    def follow(self, run: Run, step: Step, x: Latents, eps: Doubled, noise: Latents) -> Latents:
+        """The noise that every row follows in the step.
+
+        Args:
+            x: the rows at the step's level.
+            eps: what the network predicted for their null and text copies.
+            noise: what the guidance made of it.
+        """
+        return noise
+
     def blend(self, run: Run, step: Step, x: Latents) -> Latents:
         """Mix the rows after the step."""
         return x
@@ -89,3 +127,9 @@ class Editor:
     def mask(self, run: Run) -> Mask | None:
         """Where each row may differ from the source so far, at the latent's size; None for everywhere."""
         return None
+
+
+def check_finite(editor: object, name: str, value: object) -> None:
+    """Raise ValueError for a setting that is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{type(editor).__name__}: {name}={value!r} must be a finite number")

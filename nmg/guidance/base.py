@@ -48,6 +48,16 @@ class Guidance:
         """Both guidances at once: see `Stack`."""
         return Stack((*_parts(self), *_parts(other))) if isinstance(other, Guidance) else NotImplemented
 
+    @property
+    def on_map(self) -> bool:
+        """Whether the source row lies on its noise map after every step, whatever the step gave."""
+        return False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is classifier-free guidance and nothing else."""
+        return False
+
     def opened(self) -> Guidance:
         """The same guidance with the files that it names read."""
         return self
@@ -118,6 +128,10 @@ class Guidance:
 class CFG(Guidance):
     """Classifier-free guidance alone: plain DDIM sampling."""
 
+    @property
+    def plain(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Stack(Guidance):
@@ -159,6 +173,13 @@ class Stack(Guidance):
             own = [type(part).__name__ for part in self.parts if _overrides(part, hook)]
             if len(own) > 1:
                 raise ValueError(f"{names}: {' and '.join(own)} both {what}, and only one can; leave one out")
+
+    @property
+    def on_map(self) -> bool:
+        # The last part to correct has the last word on the source row.
+        last = [part for part in self.parts if _overrides(part, "correct")][-1:]
+        steers = any(_overrides(part, "steer") for part in self.parts)
+        return bool(last) and last[0].on_map and not steers
 
     def opened(self) -> Guidance:
         return Stack(tuple(part.opened() for part in self.parts))

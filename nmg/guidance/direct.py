@@ -23,6 +23,10 @@ class Direct(Guidance):
     targets are not changed: they see the source through attention.
     """
 
+    @property
+    def on_map(self) -> bool:
+        return True
+
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_aligned(self, request)
 

@@ -26,6 +26,11 @@ def need_deterministic(guidance: Guidance, request: Asked, cure: str) -> None:
     Raises:
         ValueError: with the reason.
     """
+    if not request.inversion.joined:
+        raise ValueError(
+            f"{type(guidance).__name__} steers by what a DDIM step leads to, and no step joins the noise maps of "
+            f"{type(request.inversion).__name__}; use Direct or CFG, or another inversion"
+        )
     if not request.inversion.deterministic:
         raise ValueError(
             f"{type(guidance).__name__} steers by what a DDIM step leads to, and the noise maps of "

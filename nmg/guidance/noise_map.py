@@ -21,6 +21,7 @@ from nmg.guidance.base import Guidance, check_finite
 from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
 from nmg.levels import PURE_NOISE, Step, transfer
+from nmg.rescale import rescaled
 from nmg.run import PUBLISHED_STEPS, Asked, Run
 from nmg.types import Latents
 
@@ -37,9 +38,11 @@ ENERGIES = {
 BOUNDS: dict[str | None, Callable[[Latents, Latents], Latents]] = {
     "element": lambda move, left: move.clamp(-left.abs(), left.abs()),
     "norm": lambda move, left: move * (left.norm() / move.norm().clamp_min(1e-12)).clamp_max(1),
+    "rescale": lambda move, left: move,
     None: lambda move, left: move,
 }
-"""The correction `move`, limited by what is `left` to the noise map: by element, by norm, or not at all."""
+"""The correction `move`, limited by what is `left` to the noise map: by element, by norm, or not at all. By "rescale"
+its length is that of the text's guidance, within bounds, whatever is left (see `nmg.rescale`)."""
 
 LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 """The noise map that a step is compared with."""
@@ -70,7 +73,9 @@ class NoiseMap(Guidance):
         level: "end" compares with the noise map of the level that the step ends at. "start" compares with that of the
             level that it starts at, one later, as the authors' MasaCtrl does.
         bound: "element" limits each element of the correction to its own distance from the noise map, "norm" the norm
-            of the correction to that of the distance. Both are ours; None is the paper's step.
+            of the correction to that of the distance. Both are ours; None is the paper's step. "rescale" brings e_N -
+            e_∅ to between 0.33 and 3 times the length of s_T (e_c - e_∅), as Guide-and-Rescale does with its own
+            guidance; the network is asked for e_c once more.
         during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. The other steps
             are plain classifier-free guidance.
         mask: where the source is steered at full strength: an array, a PIL image or a file of any size, bright there.
@@ -216,7 +221,10 @@ class NoiseMap(Guidance):
         self.keep(run, step, eps)
         gradient = self.weighted(gradient / REFERENCE_ELEMENTS)
 
-        guided = eps + self.strength(step, len(run.steps)) * step.here.s * step.here.per_noise * gradient
+        move = self.strength(step, len(run.steps)) * step.here.s * step.here.per_noise * gradient
+        if self.bound == "rescale":
+            move = rescaled(move, self.text_scale * (run.predict(source, step, rows.source(run.text)) - eps))
+        guided = eps + move
         steered = transfer(source, guided, step.here, step.there)
         if self.bound is not None:
             plain = transfer(source, eps, step.here, step.there)

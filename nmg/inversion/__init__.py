@@ -5,6 +5,7 @@ noisiest (map T). It is a value: save it, load it, edit it as often as you like.
 """
 
 from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
+from nmg.inversion.drawn import Drawn
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
@@ -15,6 +16,7 @@ from nmg.inversion.uni import UniInv
 __all__ = [
     "CONVENTIONS",
     "DDIM",
+    "Drawn",
     "EditFriendly",
     "FixedPoint",
     "Inversion",

@@ -80,6 +80,11 @@ class Inversion:
         """Whether DDIM steps alone lead back from map to map. If not, the trajectory holds a residual for each step."""
         return True
 
+    @property
+    def joined(self) -> bool:
+        """Whether any steps lead from map to map, with a residual or without."""
+        return True
+
     def prepare(self) -> Inversion:
         """The inversion that one picture calls; one with a memory returns a fresh object."""
         return self

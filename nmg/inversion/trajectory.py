@@ -17,11 +17,12 @@ from torch import Tensor
 from nmg.conditioning import Conditioning
 from nmg.identity import Identity
 from nmg.inversion.base import CONVENTIONS, DDIM, Inversion
+from nmg.inversion.drawn import Drawn
 from nmg.inversion.edit_friendly import EditFriendly
 from nmg.inversion.fixed_point import FixedPoint
 from nmg.inversion.regularised import Regularised
 from nmg.inversion.uni import UniInv
-from nmg.levels import Level, Step, diffusion
+from nmg.levels import Level, Step, between, diffusion
 from nmg.schema import MOST, Form, Number, Share, Text, shaped
 from nmg.serialize import load, packed, save, unpacked
 from nmg.types import Latents
@@ -29,7 +30,7 @@ from nmg.types import Latents
 FORMAT = "nmg-trajectory-4"
 EARLIER = ("nmg-trajectory-2", "nmg-trajectory-3")
 """Formats that are still read: their levels are numbers ᾱ, and their recorded source row is not used."""
-INVERSIONS = (DDIM, EditFriendly, FixedPoint, Regularised, UniInv)
+INVERSIONS = (DDIM, Drawn, EditFriendly, FixedPoint, Regularised, UniInv)
 """What a saved trajectory can have been made by."""
 
 
@@ -156,6 +157,13 @@ class Trajectory:
         """The noise map that `step` starts at: z*_t if aligned."""
         k = len(self.steps) - step.index
         return self.maps[k : k + 1]
+
+    def noise(self, step: Step) -> Latents:
+        """What a network would have to predict at `origin(step)` for the step to end at `target(step)`; no call of it.
+
+        Of a trajectory by DDIM it is what the network did predict on the way up.
+        """
+        return between(self.origin(step), self.target(step), step.here, step.there)
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nmg.inversion import DDIM
+from nmg.editors import PromptToPrompt
 from nmg.request import Request
 
 
@@ -25,8 +25,11 @@ def call(request: Request, shown: Collection[str] = (), image: str | None = None
     if image is None:
         image = written(request.image) if request.image and isinstance(request.image, str | os.PathLike) else "image"
     lines = ["pipe", image, written(request.source), f"[{', '.join(map(written, request.targets))}]"]
-    names = ("guidance", "editor", "steps", "size", "negative", "inversion", "convention", "offset")
-    usual = {"negative": request.own_negative, "inversion": request.inversion if request.inversion != DDIM() else None}
+    names = ("guidance", "editor", "steps", "size", "negative", "inversion", "convention", "offset", "skip")
+    editor = request.editor or PromptToPrompt()
+    usual = {"negative": request.own_negative}
+    usual |= {"inversion": request.inversion if request.inversion != editor.inversion() else None}
+    usual |= {"skip": request.skip if request.skip != editor.skip else None}
     usual["convention"] = None if request.convention == "aligned" else request.convention
     given = {name: usual.get(name, getattr(request, name)) for name in names}
     lines += [f"{name}={written(value, shown)}" for name, value in given.items() if value is not None]

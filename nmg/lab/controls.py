@@ -12,13 +12,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import (
+    Editor,
+    FlowEdit,
+    GuideAndRescale,
+    LocalBlend,
+    MasaCtrl,
+    Pix2PixZero,
+    PlugAndPlay,
+    PromptToPrompt,
+    UniEdit,
+)
 from nmg.editors.masactrl import START_LAYER
+from nmg.editors.plug_and_play import FIRST_BLOCK
 from nmg.editors.prompt_to_prompt import MODES
 from nmg.guidance import CFG, Direct, Guidance, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
 from nmg.guidance.negative_prompt import PULLS, THRESHOLDS
 from nmg.guidance.noise_map import ENERGIES, LEVELS
-from nmg.inversion import CONVENTIONS, DDIM, EditFriendly, FixedPoint, Inversion, Regularised, UniInv
+from nmg.inversion import CONVENTIONS, DDIM, Drawn, EditFriendly, FixedPoint, Inversion, Regularised, UniInv
 from nmg.lab.profile import MENAGERIE
 from nmg.lab.values import (
     Choice,
@@ -45,6 +56,7 @@ INVERSIONS: dict[str, Inversion] = {
     "fixed-point": FixedPoint(),
     "uni": UniInv(),
     "edit-friendly": EditFriendly(),
+    "drawn": Drawn(),
 }
 GUIDANCES: dict[str, Guidance] = {
     "noise-map": NoiseMap(),
@@ -60,6 +72,10 @@ EDITORS: dict[str, Editor] = {
     "prompt-to-prompt": PromptToPrompt(),
     "masactrl": MasaCtrl(),
     "pix2pix-zero": Pix2PixZero(),
+    "plug-and-play": PlugAndPlay(),
+    "flow-edit": FlowEdit(),
+    "uni-edit": UniEdit(),
+    "guide-and-rescale": GuideAndRescale(),
     "none": Editor(),
 }
 METHODS: dict[str, Mapping[str, Any]] = {"inversion": INVERSIONS, "guidance": GUIDANCES, "editor": EDITORS}
@@ -131,19 +147,23 @@ CONTROLS: tuple[Control, ...] = (
     # Inversion: how the noise is predicted.
     Control((Request,), "inversion", Choice(options=INVERSIONS),
             "how the noise is predicted: regularised is pix2pix-zero's, fixed-point AIDI's and ReNoise's, "
-            "edit-friendly is DDPM's", default=next(iter(INVERSIONS))),
+            "edit-friendly is DDPM's, drawn is none: fresh noise at every level",
+            default=f"{next(iter(INVERSIONS))}; flow-edit: drawn, uni-edit: uni"),
     Control((FixedPoint,), "iterations", Number("N", type=int), "of fixed-point inversion"),
     Control((FixedPoint,), "average", Number("N", type=int), "fixed-point estimates to average"),
     Control((EditFriendly,), "text_scale", Number("S"),
             "text scale of edit-friendly inversion; at the edit's own the source is exact", option="residual_scale"),
     Control((Request,), "convention", Choice(options=CONVENTIONS), "of the inversion", default="aligned"),
     Control((Request,), "offset", Number("N", type=int), "the schedule's steps_offset", default="the model's"),
+    Control((Request,), "skip", Number("SHARE"), "share of the steps, the noisiest, that is left out",
+            default=f"0; flow-edit: {FlowEdit().skip:g}, uni-edit: {UniEdit().skip:g}"),
     # Guidance: keeping the source on its noise maps.
     Control((NoiseMap,), "level", Choice(options=LEVELS),
             "noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does"),
     Control((NoiseMap,), "energy", Choice(options=ENERGIES), "distance to the noise maps"),
-    Control((NoiseMap,), "bound", Choice(options=("element", "norm", "none")),
-            "hold a correction to the distance that is left: of each element, of all; none is the published step"),
+    Control((NoiseMap,), "bound", Choice(options=("element", "norm", "rescale", "none")),
+            "hold a correction to the distance that is left: of each element, of all; rescale: its length to that of "
+            "the text's guidance; none is the published step"),
     Control((NoiseMap,), "during", Numbers(("FROM", "TO"), several=2),
             "shares of the steps between which the source is steered, such as 0 0.5", default="all"),
     Control((NoiseMap,), "mask", File(), "mask of what is guarded, white on black", option="guard"),
@@ -169,6 +189,12 @@ CONTROLS: tuple[Control, ...] = (
             "share of the steps in which words keep the source's attention maps", "cross replace"),
     Control((PromptToPrompt,), "self_replace", Number(),
             "share of the steps in which the layout is the source's", "self replace"),
+    Control((PlugAndPlay,), "feature_replace", Number(),
+            "share of the steps in which the decoder's features are the source's", "feature replace"),
+    Control((PlugAndPlay,), "attention_replace", Number(),
+            "share of the steps in which the decoder's self-attention is the source's", "attention replace"),
+    Control((PlugAndPlay,), "start_block", Number("N", type=int), "residual block of the decoder whose features are",
+            default=f"{FIRST_BLOCK * 12:g} of 12, as deep elsewhere"),
     Control((LocalBlend,), "words", Words(example="cat, tiger: the source's, the target's", nothing=()),
             "restrict the edit to the places of words: the source's, then one per target", "blend words", "blend"),
     Control((PromptToPrompt,), "weights", Weights(example="tiger=2, snow=0.5"),
@@ -188,6 +214,15 @@ CONTROLS: tuple[Control, ...] = (
     Control((Pix2PixZero,), "direction", Direction(example="cat, dog: from, to"),
             "two words, phrases or .txt files of sentences; or one saved direction", "direction",
             default="the prompts' difference"),
+    Control((FlowEdit,), "source_scale", Number("S", high=20.0, step=0.25), "text scale of the source",
+            "source scale"),
+    Control((UniEdit,), "omega", Number("F", high=20.0, step=0.25), "how far the prompts' difference is followed",
+            "omega"),
+    Control((FlowEdit,), "plain", Number("SHARE"), "of the steps, the last, in which targets are sampled alone"),
+    Control((GuideAndRescale,), "until", Number(), "share of the steps, the first, that are guided", "guided until"),
+    Control((GuideAndRescale,), "attention_scale", Number("S"), "of the distance of self-attention maps"),
+    Control((GuideAndRescale,), "feature_scale", Number("S"), "of the distance of features"),
+    Control((FlowEdit,), "source_call", Flag(means=False), "read the source's noise off its noise maps"),
     Control((Pix2PixZero,), "amount", Number("A", high=0.5, step=0.01), "of cross-attention guidance", "amount",
             default="0.15; 0 where text and picture share one sequence"),
 )  # fmt: skip
@@ -291,6 +326,12 @@ def _defaults(row: Control) -> dict[str, str]:
     return {value: f" with {', '.join(names)}" if several else "" for value, names in owners.items()}
 
 
+def _usual(role: str, editor: str | None) -> str:
+    """The name of the method where none is named; the guidance is the one that suits the editor."""
+    suits = role == "guidance" and editor and EDITORS[editor].suits == "direct"
+    return "direct" if suits else next(iter(METHODS[role]))
+
+
 def made(role: str, arguments: argparse.Namespace, own: Mapping[str, Any] | None = None) -> Any:
     """The method that --`role` names, with the options that are given.
 
@@ -301,7 +342,7 @@ def made(role: str, arguments: argparse.Namespace, own: Mapping[str, Any] | None
         ValueError: for an option of another method, and as the methods do.
     """
     table = METHODS[role]
-    chosen = getattr(arguments, role) or next(iter(table))
+    chosen = getattr(arguments, role) or _usual(role, getattr(arguments, "editor", None))
     method = table[chosen]
     offered = {row.name: row for other in table.values() for row in controls_of(other)}
     given = {name: value for name in offered if (value := getattr(arguments, name, None)) is not None}

@@ -126,6 +126,7 @@ def request_of(
         arguments.size,
         arguments.convention,
         arguments.offset,
+        arguments.skip,
     )
 
 

@@ -14,7 +14,17 @@ from typing import Any
 from PIL import Image
 
 from nmg import editors
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import (
+    Editor,
+    FlowEdit,
+    GuideAndRescale,
+    LocalBlend,
+    MasaCtrl,
+    Pix2PixZero,
+    PlugAndPlay,
+    PromptToPrompt,
+    UniEdit,
+)
 from nmg.menagerie.model import FOLDER
 from nmg.serialize import methods_of, unpacked
 
@@ -178,3 +188,12 @@ def chosen(folder: Path = FOLDER) -> dict[str, Editor]:
 
 SCENES = chosen()
 """The editor that suits each of the tasks on the bundled model."""
+
+FURTHER: dict[str, Editor] = {
+    "Plug-and-Play": PlugAndPlay(),
+    # The text scale that scenes are edited at is low: the source's is 1.
+    "FlowEdit": FlowEdit(source_scale=1.0),
+    "Uni-Edit": UniEdit(),
+    "Guide-and-Rescale": GuideAndRescale(),
+}
+"""Editors that any of the bundled world's tasks can be given to, by the name that tables give them."""

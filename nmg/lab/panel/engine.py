@@ -251,7 +251,7 @@ class _Run:
     def _recorded(self, trajectory: Trajectory) -> bool:
         """Whether an earlier edit recorded the source row of this request."""
         guidance, negative = self.request.guidance, self.request.negative or ""
-        cache = trajectory.cache
+        cache = None if self.request.skip else trajectory.cache
         return cache is not None and guidance is not None and cache.key == key_of(trajectory, guidance, negative)
 
     def _callback(self, what: str, trajectory: Trajectory) -> Callable[[Step, Latents], None]:

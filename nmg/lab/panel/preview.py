@@ -45,11 +45,12 @@ def predicted(before: Latents, after: Latents, step: Step, residual: Latents | N
 
 def guessing(trajectory: Trajectory) -> Callable[[Step, Latents], Latents]:
     """A function that guesses a row's clean latent from its latents, step by step."""
-    before = trajectory.start
+    before: Latents | None = None
     guesses: list[Latents] = []
 
     def guess(step: Step, row: Latents) -> Latents:
         nonlocal before
+        before = trajectory.origin(step) if before is None else before
         residuals = trajectory.residuals
         residual = None if residuals is None else residuals[step.index, None].to(row.device)
         guesses[:] = [*guesses[-1:], predicted(before.to(row.device), row, step, residual)]
