@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 
-from nmg.editors import LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import (
+    FlowEdit,
+    GuideAndRescale,
+    LocalBlend,
+    MasaCtrl,
+    Pix2PixZero,
+    PlugAndPlay,
+    PromptToPrompt,
+    UniEdit,
+)
 from nmg.guidance import Guidance, NoiseMap, NullText, ProxNegativePrompt
 from nmg.inversion import Inversion
 from nmg.lab.bench import command as bench
-from nmg.lab.bench import paper
+from nmg.lab.bench import paper, trust
 from nmg.lab.controls import CONTROLS, Control, add_option
 from nmg.lab.panel import app
 from nmg.lab.top import HELP, top
@@ -35,6 +44,10 @@ HEADINGS: dict[type, str] = {
     LocalBlend: "--editor prompt-to-prompt: words keep the source's attention maps",
     MasaCtrl: "--editor masactrl: another pose or viewpoint, the same appearance",
     Pix2PixZero: "--editor pix2pix-zero: move the text along a direction",
+    PlugAndPlay: "--editor plug-and-play: the source's features and self-attention in the decoder",
+    FlowEdit: "--editor flow-edit: targets move by their difference to the source, without an inversion",
+    GuideAndRescale: "--editor guide-and-rescale: a gradient towards the source's self-attention and features",
+    UniEdit: "--editor uni-edit: the source's prompt, and the prompts' difference where it is large",
 }
 """What the help says above the options of a class."""
 FIRST = (
@@ -68,7 +81,8 @@ pix2pix-zero, a higher --text-scale changes more.
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; the command's name comes out as `command`."""
     p, commands = top()
-    for add in (_edit_command, _invert_command, _replay_command, bench.add, paper.add, app.add, _other_commands):
+    adds = (bench.add, paper.add, trust.add, app.add, _other_commands)
+    for add in (_edit_command, _invert_command, _replay_command, *adds):
         add(commands)
     return p
 

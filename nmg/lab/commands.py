@@ -19,6 +19,7 @@ from nmg.lab import grids, inputs, many, memory
 from nmg.lab.arguments import DTYPES
 from nmg.lab.bench.command import run_bench
 from nmg.lab.bench.paper import run_paper
+from nmg.lab.bench.trust import run_proxies
 from nmg.lab.controls import made
 from nmg.lab.devices import device_for
 from nmg.lab.films import Film
@@ -174,6 +175,7 @@ COMMANDS = {
     "bench": run_bench,
     "paper": run_paper,
     "app": run_app,
+    "proxies": run_proxies,
     "models": run_models,
     "demo": run_demo,
 }

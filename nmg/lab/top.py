@@ -14,6 +14,7 @@ HELP = {
     "bench": "measure and compare methods",
     "paper": "make the paper's tables and figures",
     "app": "open the panel as a page of its own",
+    "proxies": "say which measures of an edit agree with the exact answer",
     "models": "list the models that can be named",
     "demo": "edit scenes with the bundled model and draw a sheet",
 }

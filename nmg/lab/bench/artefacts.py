@@ -19,7 +19,7 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor, PromptToPrompt
 from nmg.guidance import NoiseMap
 from nmg.lab import figures, metrics
-from nmg.lab.bench import plots, published, runner, sheets, tables
+from nmg.lab.bench import plots, published, questions, runner, sheets, tables
 from nmg.lab.bench.columns import TIME
 from nmg.lab.bench.groups import BOUNDS, Group, gather, group
 from nmg.lab.bench.judges import Judge, clip_judge, judged, opened, tifa_judge
@@ -159,6 +159,12 @@ class Paper:
         """Seconds of an edit without its inversion, their ratio to null-text inversion's, and peak memory."""
         return self._tables("runtime", "Run time", self._run(self.methods), TIME, [published.costs()])
 
+    def questions(self) -> list[Path]:
+        """What the paper's reviewers asked, answered on scenes whose edits have an exact truth: a page."""
+        return questions.answer(
+            self.backbone, Path(self.folder) / "questions", self.count or 4, self.steps, progress=self.progress
+        )
+
     def _run(self, methods: Sequence[str | Method], tasks: Sequence[str] | None = None, **options: Any) -> list[Record]:
         """The records of methods, measured as far as the folder lacks them."""
         given: dict[str, Any] = {
@@ -242,4 +248,5 @@ ARTEFACTS: dict[str, Callable[[Paper], list[Path]]] = {
     "sweep": Paper.sweep,
     "robustness": Paper.robustness,
     "runtime": Paper.runtime,
+    "questions": Paper.questions,
 }

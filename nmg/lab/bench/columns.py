@@ -53,6 +53,10 @@ COLUMNS: dict[str, Column] = {
         Column("ssim_outside", "SSIM ×10² ↑", factor=1e2),
         Column("clip", "CLIP ↑"),
         Column("clip_edited", "CLIP edited ↑"),
+        Column("clip_direction", "CLIP direction ↑", digits=3),
+        Column("dino", "DINOv2 ↑", digits=3),
+        Column("dreamsim", "DreamSim ↓", min, digits=3),
+        Column("viescore", "VIEScore ↑"),
         Column("black", "black ×10² ↓", None, factor=1e2, interval=False),
         Column("tifa", "TIFA ↑", digits=3),
         Column("seconds", "seconds ↓", min, interval=False),
@@ -64,7 +68,7 @@ COLUMNS: dict[str, Column] = {
 TIME = ("seconds", RATIO, "peak_mib")
 SUITES: dict[str, tuple[str, ...]] = {
     "menagerie": ("psnr", "ssim", "mse", "psnr_outside", "success", "kept", "reconstruction_psnr", *TIME),
-    "pie": (*published.UNITS, "black", *TIME),
+    "pie": (*published.UNITS, "clip_direction", "dino", "dreamsim", "viescore", "black", *TIME),
     "pictures": ("psnr", "ssim", "reconstruction_psnr", "reconstruction_ssim", "clip", *TIME),
 }
 """The columns of a suite's table."""

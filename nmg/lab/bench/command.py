@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from nmg.lab.bench.contradiction import contradiction
 from nmg.lab.bench.methods import METHODS, find
 from nmg.lab.bench.pie import PieBench
 from nmg.lab.bench.processes import joined, own_device
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.runner import run
 from nmg.lab.bench.scales import Scales
-from nmg.lab.bench.suites import Menagerie, Suite, known_tasks, named
+from nmg.lab.bench.suites import Menagerie, Suite, kind_of, known_tasks, named
 from nmg.lab.bench.tuning import tune
 from nmg.lab.top import HELP
 from nmg.menagerie import model as menagerie
@@ -43,6 +44,7 @@ Edit held-out scenes of the bundled world by every method and compare the result
 or measure PIE-Bench's photographs, in the folder that its authors give out (mapping_file.json, annotation_images/):
 
   nmg bench --pie-bench PIE-Bench_v1 --methods DDIM NMG --editors PromptToPrompt --out outputs/pie
+  nmg bench --pie-bench PIE-Bench_v1 --contradiction --out outputs/contradiction
 """
 EPILOG = """\
 Everything is kept in --out as it is measured: a run that was killed goes on where it stopped, and one with more tasks,
@@ -65,12 +67,7 @@ def add(commands: Any) -> None:
     p.add_argument("--model", help=f"hub id, folder, or {menagerie.NAME} (default: the suite's own)")
     p.add_argument("--device", help="cuda, cpu, … (default: CUDA where there is one)")
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the network")
-    p.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all)")
-    p.add_argument("--editors", nargs="+", metavar="EDITOR", help="only their tasks, such as PromptToPrompt")
-    p.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)} (default: {', '.join(USUAL)})"
-    )
-    p.add_argument("--scenes", type=_count, metavar="N", help=f"items of each task (default: {SCENES}; PIE-Bench: all)")
+    _add_scope(p)
     p.add_argument(
         "--validation",
         type=_count,
@@ -94,7 +91,28 @@ def add(commands: Any) -> None:
         help=f"{QUICK['scenes']} scenes of {len(QUICK['tasks'])} tasks by {' and '.join(QUICK['methods'])}, "
         "without tuning",
     )
+    p.add_argument(
+        "--contradiction",
+        action="store_true",
+        help="with --pie-bench: NMG with Prompt-to-Prompt in every combination of safety checker, levels and text "
+        "scale, to tell why its two published rows differ",
+    )
     p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
+
+
+def _add_scope(p: argparse.ArgumentParser) -> None:
+    """What is measured: tasks, editors, methods and how many items."""
+    p.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all)")
+    p.add_argument(
+        "--editors",
+        nargs="+",
+        metavar="EDITOR",
+        help="only their tasks, such as PromptToPrompt; the further editors, such as PlugAndPlay, take every task",
+    )
+    p.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)} (default: {', '.join(USUAL)})"
+    )
+    p.add_argument("--scenes", type=_count, metavar="N", help=f"items of each task (default: {SCENES}; PIE-Bench: all)")
 
 
 def _count(text: str) -> int:
@@ -121,7 +139,13 @@ def run_bench(arguments: argparse.Namespace) -> None:
     chosen = _chosen(arguments, suite)
     model = arguments.model or (PAPER_MODEL if arguments.pie_bench else menagerie.NAME)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    if arguments.contradiction and not isinstance(suite, PieBench):
+        raise ValueError("--contradiction is about PIE-Bench's rows; give its folder by --pie-bench")
     pipe = load(model, own_device(arguments.device), dtype)
+    if arguments.contradiction and isinstance(suite, PieBench):
+        for path in contradiction(pipe, suite, arguments.out, arguments.scenes, arguments.steps):
+            print(path)
+        return
     options: dict[str, Any] = {
         "methods": chosen["methods"],
         "tasks": chosen["tasks"],
@@ -166,7 +190,10 @@ def _chosen(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
         find(method)
     tasks = [found for name in chosen["tasks"] for found in _matching(suite, name)]
     editors = arguments.editors or ()
-    known = dict.fromkeys(named(suite.editor(task)) for task in suite.tasks)
+    if editors:
+        kinds = set(map(kind_of, tasks))
+        tasks = list(dict.fromkeys([*tasks, *(task for task in suite.further if kind_of(task) in kinds)]))
+    known = dict.fromkeys(named(suite.editor(task)) for task in (*suite.tasks, *suite.further))
     for editor in editors:
         if editor not in known:
             raise ValueError(f"there is no editor {editor!r}; the suite has {', '.join(known)}")
@@ -183,6 +210,7 @@ def _matching(suite: Suite, name: str) -> tuple[str, ...]:
         ValueError: if there is none.
     """
     found = tuple(task for task in suite.tasks if task == name or task.startswith(f"{name} by "))
+    found = found or tuple(task for task in suite.further if task == name)
     return found or known_tasks(suite, [name])
 
 

@@ -19,7 +19,13 @@ BOUNDS = ("identity", "ceiling")
 RATIO = "seconds_to_nti"
 OWN = ("seconds", "inversion_seconds", "peak_mib")
 """What a record holds beside its metrics."""
-EDITORS = {"PromptToPrompt": "Prompt-to-Prompt", "Pix2PixZero": "pix2pix-zero"}
+EDITORS = {
+    "PromptToPrompt": "Prompt-to-Prompt",
+    "Pix2PixZero": "pix2pix-zero",
+    "PlugAndPlay": "Plug-and-Play",
+    "UniEdit": "Uni-Edit",
+    "GuideAndRescale": "Guide-and-Rescale",
+}
 """How an editor is written where that is not its class's name."""
 
 

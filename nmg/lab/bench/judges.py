@@ -63,6 +63,24 @@ def clip_judge(device: str) -> Judge:
     return lambda record, folder: score(opened(record, "edit", folder), [record.target]).item()
 
 
+def vie_judge(model: str, sources: Callable[[Record], Tensor], device: str | None = None) -> Judge:
+    """How good an edit is, in the judgement of a model that sees and reads.
+
+    Args:
+        model: its hub id or folder.
+        sources: the source picture of a record.
+    """
+    score = metrics.VieScore(model, device)
+
+    def judge(record: Record, folder: Path) -> float:
+        try:
+            return score(opened(record, "edit", folder), sources(record), [record.target]).item()
+        except metrics.Unreadable as error:
+            raise Lacking(str(error)) from error
+
+    return judge
+
+
 def tifa_judge(questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judge:
     """How many questions about the target prompt an edit answers right; `questions` are by the picture's name."""
     answer = metrics.Tifa()

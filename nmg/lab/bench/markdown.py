@@ -117,6 +117,7 @@ def _remarks(group: Group) -> list[str]:
     if group.suite in MEDIANS:
         counts = ", ".join(f"{label} {len(rows)} of {group.asked(label)}" for label, rows in group.rows.items())
         lines += [f"In parentheses: the median. Pictures that counted: {counts}.", ""]
+        lines += [published.anchors(), ""] if group.task is None else []
     if len({frozenset(map(place, rows)) for rows in group.rows.values()}) > 1:
         lines += ["The rows are not all of the same items; the paired differences are.", ""]
     for label in group.lost:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nmg.guidance import CFG, Direct, Guidance, NegativePrompt, NoiseMap, NullText, ProxNegativePrompt
-from nmg.inversion import DDIM, EditFriendly, FixedPoint, Inversion, Regularised
+from nmg.inversion import DDIM, Drawn, EditFriendly, FixedPoint, Inversion, Regularised, UniInv
 
 Guided = Callable[[float, float | None], Guidance]
 """A guidance from the text scale and the noise-map scale."""
@@ -28,6 +28,7 @@ class Method:
         grid: noise-map scales to choose from on the validation split.
         scale_of: the method whose chosen scale is taken over, where a grid of its own would cost too much.
         convention, offset: of the inversion; see `nmg.invert`.
+        skip: share of the steps that is left out; the editor's habit if None.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Method:
     scale_of: str = ""
     convention: str = "aligned"
     offset: int | None = None
+    skip: float | None = None
 
     @property
     def scaled(self) -> bool:
@@ -85,7 +87,12 @@ def on(method: Method, how: str, inversion: Inversion | Callable[[float], Invers
     return dataclasses.replace(method, name=name, inversion=inversion, grid=(), scale_of=scale_of, **levels)
 
 
-PLAIN, NMG = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID)
+def limited(bound: str | None) -> Guided:
+    """Noise map guidance whose step is limited in another way."""
+    return lambda text_scale, scale: dataclasses.replace(noise_map(text_scale, scale), bound=bound)
+
+
+PLAIN, NMG, DIRECT = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID), Method("Direct", plain(Direct))
 
 METHODS = {
     method.name: method
@@ -95,7 +102,7 @@ METHODS = {
         Method("NTI", plain(NullText)),
         Method("NPI", plain(NegativePrompt)),
         Method("ProxNPI", plain(ProxNegativePrompt)),
-        Method("Direct", plain(Direct)),
+        DIRECT,
         Method("NTI + NMG", stacked(plain(NullText), noise_map), scale_of="NMG"),
         Method("Direct + NMG", stacked(plain(Direct), noise_map), scale_of="NMG"),
         on(PLAIN, "regularised", Regularised()),
@@ -107,6 +114,15 @@ METHODS = {
         Method("NMG, authors' levels", noise_map, grid=GRID, convention="diffusers-0.18", offset=0),
         Method("NMG, one map later", one_later, grid=GRID),
         Method("NMG, no Jacobian", jacobian_free, grid=GRID),
+        # Other limits of the step: the paper's has none.
+        Method("NMG, unbounded", limited(None), scale_of="NMG"),
+        Method("NMG, by norm", limited("norm"), scale_of="NMG"),
+        Method("NMG, rescaled", limited("rescale"), scale_of="NMG"),
+        # What further editors are published on.
+        on(DIRECT, "drawn", Drawn()),
+        on(DIRECT, "Uni-Inv", UniInv()),
+        # As published: the residuals' text scale is their own, and 36 of 100 steps are left out.
+        on(DIRECT, "edit-friendly", EditFriendly(), skip=0.36),
     )
 }
 """Every method by its name, in the order of the tables."""

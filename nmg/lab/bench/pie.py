@@ -31,7 +31,17 @@ from torch import Tensor
 
 from nmg import images
 from nmg.backbones import Backbone
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import (
+    Editor,
+    FlowEdit,
+    GuideAndRescale,
+    LocalBlend,
+    MasaCtrl,
+    Pix2PixZero,
+    PlugAndPlay,
+    PromptToPrompt,
+    UniEdit,
+)
 from nmg.lab import metrics
 from nmg.lab.bench.annotations import MAPPING, PICTURES, TYPES, Entry, decode, read
 from nmg.lab.bench.suites import Case, Scores, Suite
@@ -65,23 +75,34 @@ EDITORS: dict[str, Callable[[Entry], Editor]] = {
     "pix2pix-zero": lambda entry: Pix2PixZero(amount=GUIDANCE_AMOUNT),
 }
 """The editors of the published tables that this package has."""
-UNPROMPTED = ("MasaCtrl",)
+ALSO: dict[str, Callable[[Entry], Editor]] = {
+    "Plug-and-Play": lambda entry: PlugAndPlay(),
+    "FlowEdit": lambda entry: FlowEdit(),
+    "Uni-Edit": lambda entry: UniEdit(),
+    "Guide-and-Rescale": lambda entry: GuideAndRescale(),
+}
+"""Editors that are measured where they are named, with their papers' settings."""
+UNPROMPTED = ("MasaCtrl", "Plug-and-Play")
 """Editors whose published runs have the empty source prompt, in the inversion and in the edit."""
 
 
 # ---------------------------------------------------------------- scores
 
 
-def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dict[str, Callable[[], Tensor]]:
+def measures(
+    edited: Tensor, source: Tensor, prompt: str, region: Tensor, before: str = ""
+) -> dict[str, Callable[[], Tensor]]:
     """The published protocol: distances of both pictures black inside the mask, taken over the whole picture; CLIP's
     similarity to the target prompt, of the whole and of the picture black outside the mask;
-    structure distance of the whole.
+    structure distance of the whole. Beside it what papers have added since: whether the picture changed as its prompt
+    did, how much it still shows the source, and how different it looks.
 
     The networks run on the CPU, so that an edit's peak of GPU memory is its own; what an edit on the CPU takes at most
     holds them.
 
     Args:
         edited, source: pictures [1, 3, height, width] in 0…1.
+        prompt: the target prompt; `before` is the source's.
         region: true inside the mask, [1, 1, height, width].
     """
     clip = metrics.ClipScore(device="cpu")
@@ -97,6 +118,9 @@ def measures(edited: Tensor, source: Tensor, prompt: str, region: Tensor) -> dic
         "ssim_outside": lambda: outside(metrics.ssim),
         "clip": lambda: clip(edited, [prompt]),
         "clip_edited": lambda: clip(edited, [prompt], region),
+        "clip_direction": lambda: metrics.ClipDirection(device="cpu")(edited, source, [prompt], [before]),
+        "dino": lambda: metrics.DinoSimilarity(device="cpu")(edited, source),
+        "dreamsim": lambda: metrics.DreamSim(device="cpu")(edited, source),
         "black": lambda: black(edited),
     }
 
@@ -147,10 +171,15 @@ class PieBench(Suite):
         kinds = {entry.kind for entry in self.entries.values()}
         return tuple(f"{TYPES[kind]} by {editor}" for editor in EDITORS for kind in sorted(kinds))
 
+    @property
+    def further(self) -> tuple[str, ...]:
+        kinds = {entry.kind for entry in self.entries.values()}
+        return tuple(f"{TYPES[kind]} by {editor}" for editor in ALSO for kind in sorted(kinds))
+
     def editor(self, task: str, item: int | str | None = None) -> Editor:
         entries = self.entries
         name = next(iter(entries)) if item is None else str(item)
-        return EDITORS[task.rpartition(" by ")[2]](entries[name])
+        return {**EDITORS, **ALSO}[task.rpartition(" by ")[2]](entries[name])
 
     def items(self, task: str, split: str, count: int | None) -> Sequence[str]:
         kind = TYPES.index(task.rpartition(" by ")[0])
@@ -186,7 +215,8 @@ class PieBench(Suite):
             missing["clip_edited"] = EMPTY
         if region.all():
             missing.update(dict.fromkeys(OUTSIDE, EMPTY))
-        wanted = measures(edited, images.to_tensor(case.picture), case.target, region)
+        before = self.entries[str(case.item)].source
+        wanted = measures(edited, images.to_tensor(case.picture), case.target, region, before)
         return finite({name: f().item() for name, f in wanted.items() if name not in missing}, missing)
 
     def described(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from nmg.lab.bench.columns import COLUMNS
 from nmg.lab.bench.groups import BOUNDS, Group, gather, group, place
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.sheets import sheet
-from nmg.lab.bench.statistics import Estimate
+from nmg.lab.bench.statistics import Estimate, pooled
 
 COLOURS = {
     "DDIM": "#6b6b6b",
@@ -108,6 +108,40 @@ def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
     panels[0].set_yticks(range(len(labels)), [_counted(group, label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
+
+
+def response(curves: Mapping[str, Mapping[float, Sequence[Record]]], setting: str, metrics: Sequence[str]) -> Figure:
+    """What metrics do as a setting is turned, a panel per metric and a line with its intervals per method.
+
+    Args:
+        curves: records by the setting's value, by method.
+        setting: what is turned; its axis is logarithmic where the values span more than a factor of 20.
+    """
+    values = sorted({value for points in curves.values() for value in points})
+    figure = _figure(1.2 + 3.1 * len(metrics), 3.0, "")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for label, points in curves.items():
+            found = {value: _estimated(rows, metric) for value, rows in sorted(points.items())}
+            known = {value: estimate for value, estimate in found.items() if estimate and math.isfinite(estimate.mean)}
+            colour, marker = style(label)
+            means = [estimate.mean for estimate in known.values()]
+            low, high = ([getattr(e, end) for e in known.values()] for end in ("low", "high"))
+            axes.plot(list(known), means, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
+            axes.fill_between(list(known), low, high, color=colour, alpha=0.12, linewidth=0)
+        if min(values) > 0 and max(values) > 20 * min(values):
+            axes.set_xscale("log")
+        axes.set_xlabel(setting)
+        axes.set_ylabel(_heading(metric))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _estimated(rows: Iterable[Record], metric: str) -> Estimate | None:
+    values = {place(record): value for record in rows if (value := record.value(metric)) is not None}
+    return pooled(values) if values else None
 
 
 def _dot(axes: Axes, label: str, estimate: Estimate, row: int) -> None:

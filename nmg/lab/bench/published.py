@@ -88,8 +88,18 @@ PIE_BENCH: tuple[Published, ...] = (
     _row("MasaCtrl", "Direct", 24.70, 22.64, 87.94, 81.09, 81.33, 24.38, 21.35),
     _row("Pix2PixZero", "DDIM", 61.68, 20.44, 172.22, 144.12, 74.67, 22.80, 20.54, note=CAPTION),
     _row("Pix2PixZero", "Direct", 49.22, 21.53, 138.98, 127.32, 77.05, 23.31, 21.05, note=f"{CAPTION}. {OFFSET}"),
+    _row("PlugAndPlay", "DDIM", 28.22, 22.28, 113.46, 83.64, 79.05, 25.41, 22.55),
+    _row("PlugAndPlay", "Direct", 24.29, 22.46, 106.06, 80.45, 79.68, 25.41, 22.62),
 )
 """PIE-Bench by editor and method, on `SETTING`."""
+
+ANCHORS: dict[str, dict[str, float]] = {
+    "Stable Diffusion 1.4 with Prompt-to-Prompt": {"DCI": 29.38, "SPDInv": 28.60, "ENM": 28.19},
+    "FLUX": {"UniEdit-Flow": 29.54},
+    "Stable Diffusion 3": {"FlowEdit": 22.13},
+    "flow models of their own choice": {"ProEdit": 30.08, "DirectEdit": 32.63, "OAVC": 33.30},
+}
+"""Background PSNR on PIE-Bench of 2024 to 2026 by what it ran on; of which of the 700 pictures, each paper decides."""
 
 RECONSTRUCTION: dict[str, dict[str, float]] = {
     "NTI": {"mse": 0.033, "ssim": 0.812},
@@ -108,6 +118,15 @@ NOTEBOOK_GB = {"PromptToPrompt": 15.0, "MasaCtrl": 23.0, "Pix2PixZero": 11.0}
 def rows(editor: str) -> list[Published]:
     """The published PIE-Bench rows of an editor, by its class name; none for another editor."""
     return [row for row in PIE_BENCH if row.editor == editor]
+
+
+def anchors() -> str:
+    """What other methods reach, in a sentence."""
+    listed = "; ".join(
+        f"on {model} {', '.join(f'{name} {value:.2f}' for name, value in found.items())}"
+        for model, found in ANCHORS.items()
+    )
+    return f"Published by others, background PSNR, each on the pictures that its paper counts: {listed}."
 
 
 def rebuilt() -> str:

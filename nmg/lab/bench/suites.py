@@ -14,10 +14,10 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.lab import scoring
-from nmg.lab.presets import SCENES
+from nmg.lab.presets import FURTHER, SCENES
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.model import FOLDER, load_classifier
-from nmg.menagerie.tasks import TASKS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS
+from nmg.menagerie.tasks import TASKS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Task
 
 Scores = tuple[dict[str, float], dict[str, str]]
 """Metrics by name, and by the names of others why they have no value."""
@@ -68,6 +68,11 @@ class Suite:
         """Names of the tasks, in the order of the tables."""
         raise NotImplementedError
 
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Names of tasks that are measured where they are named: by other editors, "TASK by EDITOR"."""
+        return ()
+
     def editor(self, task: str, item: int | str | None = None) -> Editor:
         """The editor of a task's item; without an item, one of the same class."""
         raise NotImplementedError
@@ -115,8 +120,17 @@ class Menagerie(Suite):
     def tasks(self) -> tuple[str, ...]:
         return tuple(TASKS)
 
+    @property
+    def further(self) -> tuple[str, ...]:
+        return tuple(f"{task} by {editor}" for editor in FURTHER for task in TASKS)
+
     def editor(self, task: str, item: int | str | None = None) -> Editor:
-        return self.presets[task]
+        kind, _, editor = task.partition(" by ")
+        return FURTHER[editor] if editor else self.presets[kind]
+
+    def task(self, name: str) -> Task:
+        """What a task changes, and on which scenes."""
+        return TASKS[kind_of(name)]
 
     def items(self, task: str, split: str, count: int | None) -> Sequence[int]:
         """Seeds of scenes.
@@ -130,8 +144,9 @@ class Menagerie(Suite):
         return seeds[:count]
 
     def case(self, task: str, item: int | str, backbone: Backbone) -> Case:
-        ((scene, target),) = TASKS[task].scenes(int(item), 1)
-        source_prompt, target_prompt = TASKS[task].prompts(scene, target)
+        kind = self.task(task)
+        ((scene, target),) = kind.scenes(int(item), 1)
+        source_prompt, target_prompt = kind.prompts(scene, target)
         picture = scene.render(backbone.native_size[0])
         return Case(task, item, picture, source_prompt, target_prompt, self.editor(task, item), (scene, target))
 
@@ -144,7 +159,12 @@ class Menagerie(Suite):
 
     def score(self, case: Case, edited: Tensor, backbone: Backbone) -> Scores:
         scene, target = case.truth
-        return scoring.score(edited, scene, target, TASKS[case.task].factor, load_classifier(self.classifier))
+        return scoring.score(edited, scene, target, self.task(case.task).factor, load_classifier(self.classifier))
+
+
+def kind_of(task: str) -> str:
+    """The kind of edit of a task: "colour change" of "colour change by FlowEdit"."""
+    return task.partition(" by ")[0]
 
 
 def named(editor: Editor) -> str:
@@ -153,12 +173,13 @@ def named(editor: Editor) -> str:
 
 
 def known_tasks(suite: Suite, tasks: Sequence[str] | None) -> tuple[str, ...]:
-    """The tasks that are asked for, in the suite's order; all if None.
+    """The tasks that are asked for, in the suite's order; all but the further ones if None.
 
     Raises:
         ValueError: for a task that the suite doesn't have.
     """
+    every = (*suite.tasks, *suite.further)
     for task in tasks or ():
-        if task not in suite.tasks:
-            raise ValueError(f"{suite.name} has no task {task!r}; its tasks are {', '.join(suite.tasks)}")
-    return tuple(task for task in suite.tasks if tasks is None or task in tasks)
+        if task not in every:
+            raise ValueError(f"{suite.name} has no task {task!r}; its tasks are {', '.join(every)}")
+    return suite.tasks if tasks is None else tuple(task for task in every if task in tasks)

@@ -88,6 +88,7 @@ class Setting:
             size=case.picture.size,
             convention=method.convention,
             offset=method.offset,
+            skip=method.skip,
         )
 
     def of(self, variant: Variant, editor: Editor) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class Setting:
             "editor": packed(editor),
             "convention": method.convention,
             "offset": method.offset,
+            **({} if method.skip is None else {"skip": method.skip}),
         }
 
 
@@ -152,6 +154,7 @@ class Work:
         request.resolved(backbone).opened().check(backbone)
         trajectory, seconds = self.trajectory(variant.method)
         options: dict[str, Any] = {"guidance": request.guidance, "editor": request.editor, "progress": False}
+        options["skip"] = request.skip
         with meter.metered(backbone.device) as cost:
             edit = nmg.edit(backbone, trajectory, targets=[self.case.target], **options)
         return edit, trajectory, cost, seconds

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from nmg import images
@@ -44,14 +45,54 @@ class ClipScore:
             ValueError: for another number of prompts than of pictures, or for an empty region.
         """
         one_each("prompts", prompts, pictures)
-        network, tokenizer, processor = _clip(self.model, device_of(self.device))
         if region is not None:
             pictures = masked(pictures, region)
-        longest = network.config.text_config.max_position_embeddings
-        tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        pixels = processor(images=images.to_pil(pictures), return_tensors="pt")["pixel_values"]
-        out = network(pixel_values=pixels.to(network.device), **tokens.to(network.device))
-        return 100 * F.cosine_similarity(out.image_embeds, out.text_embeds).clamp(min=0).to(pictures.device)
+        seen, read = _embedded(self.model, device_of(self.device), pictures, prompts)
+        return 100 * F.cosine_similarity(seen, read).clamp(min=0).to(pictures.device)
+
+
+@dataclass(frozen=True)
+class ClipDirection:
+    """cos(E(edited) - E(source), E(target prompt) - E(source prompt)) of CLIP's embeddings, in -1…1: whether a picture
+    changed as its prompt did.
+
+    Gal, Patashnik, Maron, Bermano, Chechik & Cohen-Or, "StyleGAN-NADA", SIGGRAPH 2022, arXiv 2108.00946, equation 2.
+    Embeddings are of unit length. Equal pictures, or equal prompts, have no direction: 0.
+
+    Args:
+        model: hub id of a CLIP model, or a folder in transformers' layout.
+        device: where the network runs; CUDA where there is one, if not given.
+    """
+
+    model: str = "openai/clip-vit-large-patch14"
+    device: Device = None
+
+    @torch.no_grad()
+    def __call__(self, edited: Image, sources: Image, targets: Sequence[str], prompts: Sequence[str]) -> PerRow:
+        """One cosine per picture.
+
+        Args:
+            targets: the target prompts, one per picture; `prompts` are the source prompts.
+
+        Raises:
+            Missing: if the model can't be loaded.
+            ValueError: for another number of prompts than of pictures.
+        """
+        one_each("target prompts", targets, edited)
+        one_each("source prompts", prompts, sources)
+        device, count = device_of(self.device), len(edited)
+        seen, read = _embedded(self.model, device, torch.cat([edited, sources]), [*targets, *prompts])
+        return F.cosine_similarity(seen[:count] - seen[count:], read[:count] - read[count:]).to(edited.device)
+
+
+def _embedded(model: str, device: torch.device, pictures: Image, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """CLIP's embeddings of pictures and of prompts, of unit length."""
+    network, tokenizer, processor = _clip(model, device)
+    longest = network.config.text_config.max_position_embeddings
+    tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    pixels = processor(images=images.to_pil(pictures), return_tensors="pt")["pixel_values"]
+    out = network(pixel_values=pixels.to(network.device), **tokens.to(network.device))
+    return F.normalize(out.image_embeds, dim=-1), F.normalize(out.text_embeds, dim=-1)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from nmg.menagerie import Scene
 from tests.lab.bench.drawn import write
 
 OUTSIDE = ("psnr_outside", "mse_outside", "ssim_outside", "lpips_outside")
-LEARNED = {"structure", "clip", "clip_edited", "lpips_outside"}
+LEARNED = {"structure", "clip", "clip_edited", "lpips_outside", "clip_direction", "dino", "dreamsim"}
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,18 @@ def scored(bench, tiny):
     return case, edited, bench.score(case, edited, backbone)
 
 
+def newer(monkeypatch, seen=None):
+    """Stand-ins for the networks of the measures that papers have added to the published protocol."""
+
+    def direction(edited, source, targets, prompts):
+        (seen if seen is not None else {})["direction"] = (targets, prompts)
+        return torch.tensor([0.4])
+
+    monkeypatch.setattr(metrics, "ClipDirection", lambda device: direction)
+    monkeypatch.setattr(metrics, "DinoSimilarity", lambda device: lambda a, b: torch.tensor([0.9]))
+    monkeypatch.setattr(metrics, "DreamSim", lambda device: lambda a, b: torch.tensor([0.0]))
+
+
 def test_the_background_is_measured_over_the_whole_picture(scored):
     case, edited, (values, _) = scored
     source, background = images.to_tensor(case.picture), (~case.truth).float()
@@ -137,7 +149,7 @@ def test_the_background_is_measured_over_the_whole_picture(scored):
 
 def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, tiny, monkeypatch):
     _, _, (values, missing) = scored
-    assert set(values) | set(missing) == {"structure", "clip", "clip_edited", "black", *OUTSIDE}
+    assert set(values) | set(missing) == {*LEARNED, "black", *OUTSIDE}
     assert set(missing) <= LEARNED
     tried = []
 
@@ -148,6 +160,7 @@ def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, 
     monkeypatch.setattr(metrics, "ClipScore", lambda device: lambda *given: torch.tensor([30.0]))
     monkeypatch.setattr(metrics, "Lpips", lambda net, device: lambda a, b: torch.tensor([0.2]))
     monkeypatch.setattr(metrics, "StructureDistance", lambda device, peak: absent)
+    newer(monkeypatch)
     fresh, backbone = PieBench(bench.folder), Backbone(tiny())
     assert fresh == bench
     case = fresh.case("change colour by MasaCtrl", "000000000000", backbone)
@@ -172,11 +185,17 @@ def test_learned_metrics_are_measured_where_they_can_be(bench, tiny, monkeypatch
     monkeypatch.setattr(metrics, "ClipScore", clip)
     monkeypatch.setattr(metrics, "StructureDistance", lambda device, peak: lambda a, b: torch.tensor([0.07]))
     monkeypatch.setattr(metrics, "Lpips", lambda net, device: lambda a, b: torch.tensor([0.2]))
+    newer(monkeypatch, seen)
     fresh, backbone = PieBench(bench.folder), Backbone(tiny())
     case = fresh.case("change colour by MasaCtrl", "000000000000", backbone)
     values, missing = fresh.score(case, images.to_tensor(case.picture), backbone)
     assert values["clip"] == 30 and values["clip_edited"] == 20 and values["structure"] == pytest.approx(0.07)
-    assert seen == {"whole": [case.target], "edited": [case.target]}
+    assert seen == {
+        "whole": [case.target],
+        "edited": [case.target],
+        "direction": ([case.target], [fresh.entries[case.item].source]),
+    }
+    assert (values["clip_direction"], values["dino"]) == pytest.approx((0.4, 0.9)) and values["dreamsim"] == 0
     # Not on the device whose memory is measured.
     assert set(devices) == {"cpu"}
     # The source itself: its background is exact.

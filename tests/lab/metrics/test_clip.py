@@ -71,3 +71,26 @@ def test_every_picture_has_its_prompt(clip, pair):
     for prompts in (PROMPTS[:1], "ab"):
         with pytest.raises(ValueError, match="there are 2 pictures and .* for prompts"):
             metrics.ClipScore(clip, "cpu")(pair[0], prompts)
+
+
+def test_the_direction_is_that_of_the_two_changes(clip, pair):
+    from nmg.lab.metrics import clip as module
+
+    network, tokenizer, _ = module._clip(clip, torch.device("cpu"))
+    found = metrics.ClipDirection(clip, "cpu")(*pair, PROMPTS, PROMPTS[::-1])
+    # Embeddings by the score's own cosines: E(picture) · E(prompt) of unit vectors, and the prompts' own.
+    tokens = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    words = torch.nn.functional.normalize(
+        network.text_projection(network.text_model(**tokens).pooler_output).detach(), dim=-1
+    )
+    seen, _ = module._embedded(clip, torch.device("cpu"), torch.cat(pair), [""])
+    for row, sign in ((0, 1), (1, -1)):
+        moved, said = seen[row] - seen[row + 2], sign * (words[0] - words[1])
+        expected = (moved @ said / (moved.norm() * said.norm())).item()
+        assert found[row].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_nothing_that_changed_has_no_direction(clip, pair):
+    score = metrics.ClipDirection(clip, "cpu")
+    assert score(pair[0], pair[0], PROMPTS, PROMPTS[::-1]).tolist() == [0, 0]
+    assert score(*pair, PROMPTS, PROMPTS).tolist() == [0, 0]

@@ -1,0 +1,216 @@
+"""What the paper's reviewers asked, answered on the bundled world, where the edit that should come out is known: adding
+and removing, geometry, failures, two guidances at once, and the response to each setting. One page with its figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+
+from nmg.backbones import Backbone
+from nmg.editors import Editor
+from nmg.files import replacing
+from nmg.lab import figures
+from nmg.lab.bench import plots, runner, sheets, tables
+from nmg.lab.bench.groups import BOUNDS, Group, group
+from nmg.lab.bench.markdown import markdown
+from nmg.lab.bench.records import Record
+from nmg.lab.bench.suites import Menagerie
+from nmg.lab.presets import SCENES
+from nmg.menagerie.tasks import Task
+
+FACE, TURNED = SCENES["face attribute"], SCENES["viewpoint alteration"]
+ADDED, REMOVED, GEOMETRY = "Adding", "Removing", "Geometry"
+ASKED: dict[str, tuple[str, Task, Editor]] = {
+    task.name: (question, task, editor)
+    for question, task, editor in (
+        (ADDED, Task("add glasses", "glasses", {"glasses": False, "kind": "cat"}, (True,)), FACE),
+        (ADDED, Task("add a smile", "mouth", {"mouth": "plain", "kind": "cat"}, ("smiling",)), FACE),
+        (REMOVED, Task("remove glasses", "glasses", {"glasses": True, "kind": "cat"}, (False,)), FACE),
+        (REMOVED, Task("remove a smile", "mouth", {"mouth": "smiling", "kind": "cat"}, ("plain",)), FACE),
+        (GEOMETRY, Task("another pose", "pose", {"kind": "cat"}), TURNED),
+        (GEOMETRY, Task("another view", "view", {"kind": "cat"}), TURNED),
+    )
+}
+"""Task → the question that it belongs to, what it changes, and the editor. No caption of the world names a position."""
+COMPARED = ("DDIM", "NTI", "NMG", "NTI + NMG", "Direct")
+TURNS = ("colour change", "contextual change")
+"""Tasks on which settings are turned."""
+CURVES = ("DDIM", "NMG", "Direct")
+NOISE_MAP_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
+TEXT_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
+STEP_COUNTS = (5, 10, 20, 50)
+ALIGNMENTS = ("NMG", "NMG, authors' levels", "NMG, one map later")
+BOUNDED = ("NMG", "NMG, by norm", "NMG, rescaled", "NMG, unbounded")
+METRICS = ("reconstruction_psnr", "psnr", "success")
+COLUMNS = ("psnr", "psnr_inside", "psnr_outside", "success", "kept", "reconstruction_psnr", "seconds")
+FAILURES = 6
+
+
+@dataclass(frozen=True)
+class Questions(Menagerie):
+    """The bundled world's scenes, with the tasks of `ASKED`."""
+
+    name: ClassVar[str] = "questions"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(ASKED)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        return ()
+
+    def editor(self, task: str, item: int | str | None = None) -> Editor:
+        return ASKED[task][2]
+
+    def task(self, name: str) -> Task:
+        return ASKED[name][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """The page while it is made: its folder, and the settings of every run.
+
+    Attributes:
+        lines: of the Markdown so far.
+        paths: what was written.
+    """
+
+    backbone: Backbone
+    folder: Path
+    options: Mapping[str, Any]
+    lines: list[str]
+    paths: list[Path]
+
+    def run(self, suite: Menagerie, methods: Sequence[str], tasks: Sequence[str] | None, where: str, **own: Any) -> Any:
+        """The records of methods on tasks, measured as far as the folder lacks them."""
+        options = {**self.options, **own}
+        count = options.pop("count")
+        return runner.run(self.backbone, suite, methods, tasks, count, self.folder / where, **options)
+
+    def say(self, *lines: str) -> None:
+        self.lines.extend(line for text in lines for line in (text, ""))
+
+    def show(self, name: str, figure: Figure | None, words: str) -> None:
+        """A figure beside the page."""
+        if figure is not None:
+            self.paths.append(self.folder / f"{name}.png")
+            figures.save(figure, self.paths[-1])
+            self.say(f"![{words}]({name}.png)")
+
+
+def answer(backbone: Backbone, folder: Path, count: int = 4, steps: int = 50, progress: bool = True) -> list[Path]:
+    """Measure what the folder lacks, and write questions.md with its figures and tables.
+
+    Args:
+        count: scenes of each task.
+        steps: of every edit, but where they are what is asked for.
+    """
+    page = Page(backbone, folder, {"count": count, "steps": steps, "progress": progress}, [], [])
+    page.say(
+        "# The reviewers' questions",
+        f"Held-out scenes of the bundled world, {count} of each task, {steps} steps where nothing else is said. What "
+        "an edit should give is known: PSNR is to the true counterfactual, and success means that the changed factor "
+        "reads as the target's.",
+    )
+    found = page.run(Questions(), COMPARED, None, "edits")
+    for question in (ADDED, REMOVED, GEOMETRY):
+        _compare(page, question, [record for record in found if ASKED[record.task][0] == question])
+    _failures(page, found)
+    _stacked(page, found)
+    _responses(page)
+    _variants(page)
+    with replacing(folder / "questions.md") as part:
+        part.write_text("\n".join(page.lines).rstrip() + "\n")
+    written = tables.write_tables(folder, source=found, name="questions-table", title="The reviewers' edits")
+    return [folder / "questions.md", *page.paths, *written]
+
+
+def _whole(found: Sequence[Record]) -> list[Group]:
+    """The groups of records over all tasks."""
+    return [one for one in group(found) if one.task is None]
+
+
+def _compare(page: Page, question: str, found: Sequence[Record]) -> None:
+    """A table and the pictures of what one question is about."""
+    page.say(f"## {question}")
+    for one in _whole(found):
+        page.say(markdown(one, COLUMNS, compare=False))
+        shown = sheets.sheet(one, page.folder / "edits", methods=(*BOUNDS, "DDIM", "NMG", "Direct"))
+        page.show(f"{question.lower()}-{one.editor.lower()}", shown, f"{question}: edits of held-out scenes")
+
+
+def _failures(page: Page, found: Sequence[Record]) -> None:
+    """The edits by Noise Map Guidance that are farthest from the truth."""
+    own = [record for record in found if record.method == "NMG" and not record.refused]
+    worst = sorted(own, key=lambda record: record.metrics.get("psnr_inside", math.inf))[:FAILURES]
+    items = {(record.task, record.item) for record in worst}
+    missed = sum(record.metrics["success"] == 0 for record in own)
+    page.say(
+        "## Failures",
+        f"The {len(worst)} edits by NMG, of {len(own)}, whose changed pixels are farthest from the truth; on {missed} "
+        "of all the changed factor does not read as the target's.",
+    )
+    chosen = [record for record in found if (record.task, record.item) in items]
+    for one in _whole(chosen):
+        shown = sheets.sheet(one, page.folder / "edits", methods=(*BOUNDS, "NMG", "Direct"))
+        page.show(f"failures-{one.editor.lower()}", shown, "The worst edits, with the truth in the last row")
+
+
+def _stacked(page: Page, found: Sequence[Record]) -> None:
+    """Null-text inversion and Noise Map Guidance, alone and together."""
+    page.say("## Null-text inversion and Noise Map Guidance together")
+    own = [record for record in found if record.method in ("DDIM", "NTI", "NMG", "NTI + NMG")]
+    for one in _whole(own):
+        page.show(f"together-{one.editor.lower()}", plots.methods(one, METRICS), "Alone and together")
+
+
+def _responses(page: Page) -> None:
+    """What each setting does, on the validation split."""
+    world, where = Menagerie(), {"split": "validation"}
+    page.say(
+        "## The response to s_N, s_g and s_T",
+        "s_N and s_g act as their product alone, so that one curve answers for both. On the validation split.",
+    )
+    turned: dict[str, dict[float, list[Record]]] = {"NMG": {}}
+    for value in NOISE_MAP_SCALES:
+        turned["NMG"][value] = page.run(world, ["NMG"], TURNS, "turned", scales=value, **where)
+    page.show("noise-map-scale", plots.response(_of(turned), "s_N (s_g = 5000)", METRICS), "The noise-map scale")
+    by_text = {
+        value: page.run(world, CURVES, TURNS, f"text-scale-{value:g}", text_scale=value, **where)
+        for value in TEXT_SCALES
+    }
+    page.show("text-scale", plots.response(_by_method(by_text), "s_T", METRICS), "The text scale")
+    page.say("## The number of steps")
+    by_steps: dict[float, list[Record]] = {
+        count: page.run(world, CURVES, TURNS, f"steps-{count}", steps=count, **where) for count in STEP_COUNTS
+    }
+    page.show("steps", plots.response(_by_method(by_steps), "steps", METRICS), "The number of steps")
+
+
+def _variants(page: Page) -> None:
+    """The alignment of the noise maps, and what limits a step."""
+    for title, methods, name in (("Alignment", ALIGNMENTS, "alignment"), ("A bounded step", BOUNDED, "bound")):
+        page.say(f"## {title}")
+        found = page.run(Menagerie(), methods, TURNS, "turned", split="validation")
+        for one in _whole([record for record in found if record.method in methods]):
+            page.show(name, plots.methods(one, METRICS), title)
+
+
+def _of(curves: Mapping[str, Mapping[float, Sequence[Record]]]) -> dict[str, dict[float, list[Record]]]:
+    """Curves with the records of their own method alone."""
+    return {
+        label: {value: [record for record in rows if record.method == label] for value, rows in points.items()}
+        for label, points in curves.items()
+    }
+
+
+def _by_method(found: Mapping[float, Sequence[Record]]) -> dict[str, dict[float, list[Record]]]:
+    """Records by a setting's value, as curves of each method."""
+    return _of({label: found for label in CURVES})

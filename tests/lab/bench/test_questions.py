@@ -1,0 +1,53 @@
+import pytest
+
+from nmg import Backbone
+from nmg.lab.bench import questions
+from nmg.lab.bench.plots import response
+from nmg.lab.bench.questions import ASKED, Questions
+from tests.lab.bench.made import record
+
+
+def test_every_question_asks_for_one_factor_on_scenes_that_lack_it():
+    for name, (_, task, editor) in ASKED.items():
+        assert Questions().editor(name) is editor
+        for scene, target in task.scenes(10_000, 3):
+            changed = [factor for factor, value in scene.factors.items() if target.factors[factor] != value]
+            assert changed == [task.factor]
+
+
+def test_what_is_removed_is_what_is_added():
+    (glasses, _), (bare, _) = (next(ASKED[f"{verb} glasses"][1].scenes(10_000, 1)) for verb in ("remove", "add"))
+    assert glasses.glasses and not bare.glasses
+
+
+def test_a_curve_has_a_panel_per_metric_and_a_line_per_method():
+    points = {v: [record("NMG", item, metrics={"psnr": v + item, "success": 1.0}) for item in (1, 2)] for v in (1, 30)}
+    figure = response({"NMG": points}, "s_N", ("psnr", "success"))
+    first, second = figure.axes
+    assert first.get_xscale() == "log" and first.get_xlabel() == "s_N"
+    assert first.lines[0].get_ydata().tolist() == [2.5, 31.5] and second.lines[0].get_ydata().tolist() == [1, 1]
+
+
+@pytest.mark.slow
+def test_the_page_answers_every_question_with_its_figures(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "ASKED", {name: ASKED[name] for name in ("add glasses", "another pose")})
+    monkeypatch.setattr(questions, "COMPARED", ("DDIM", "NMG", "Direct"))
+    for name, few in (("NOISE_MAP_SCALES", (1.0, 3.0)), ("TEXT_SCALES", (1.0, 3.0)), ("STEP_COUNTS", (1, 2))):
+        monkeypatch.setattr(questions, name, few)
+    monkeypatch.setattr(questions, "TURNS", ("colour change",))
+    monkeypatch.setattr(questions, "CURVES", ("DDIM", "NMG"))
+    written = questions.answer(Backbone(tiny()), tmp_path, 1, 2, progress=False)
+    page = (tmp_path / "questions.md").read_text()
+    assert all(path.is_file() for path in written)
+    headings = (
+        "Adding",
+        "Geometry",
+        "Failures",
+        "together",
+        "s_N, s_g and s_T",
+        "number of steps",
+        "Alignment",
+        "bounded",
+    )
+    assert all(f"{heading}" in page for heading in headings)
+    assert all(f"({path.name})" in page for path in written if path.suffix == ".png")
