@@ -57,8 +57,20 @@ def missing() -> str:
 # ---------------------------------------------------------------- notebooks
 
 
+PANEL = """\
+from nmg.lab.panel import widgets
+
+widgets.panel(pipe, examples.{}(pipe)["{}"], guidance=guidance, steps=STEPS)"""
+TASKS = {
+    "nmg_ptp.ipynb": ("prompt_to_prompt", "colour change"),
+    "nmg_masactrl.ipynb": ("masactrl", "pose modification"),
+    "nmg_pix2pix.ipynb": ("pix2pix_zero", "cat to dog"),
+}
+"""The example that the panel of each notebook's copy has."""
+
+
 def shortened(path: Path, folder: Path, steps: int) -> Path:
-    """A copy of a notebook that has the parameters, the cell that loads the model, and the panel alone."""
+    """A copy of a notebook that has the parameters, the cell that loads the model, and the panel over an example."""
     notebook = nbformat.read(path, as_version=4)
     wanted = "nmg.load(", "widgets.panel("
     notebook.cells = [
@@ -69,6 +81,7 @@ def shortened(path: Path, folder: Path, steps: int) -> Path:
     ]
     for cell in notebook.cells:
         cell.outputs = []
+    notebook.cells[-1].source = PANEL.format(*TASKS[path.name])
     inject(notebook, {"MODEL": "menagerie", "STEPS": steps})
     copy = folder / path.name
     nbformat.write(notebook, copy)
