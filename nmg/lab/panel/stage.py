@@ -17,7 +17,7 @@ from nmg.lab.panel.kit import classed, w
 try:
     import anywidget
 except ModuleNotFoundError:
-    anywidget = None
+    anywidget = None  # type: ignore[assignment]
 
 HERE = Path(__file__).parent
 PICTURES = ("source", "reconstruction", "edit", "truth")
