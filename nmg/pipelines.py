@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nmg import images
 from nmg.backbones import Backbone
-from nmg.backbones.settings import BUNDLED, BUNDLED_FOLDER
+from nmg.backbones.settings import BUNDLED, BUNDLED_FOLDER, file_of
 from nmg.editors import Editor
+from nmg.files import replacing
 from nmg.guidance import Guidance, default_guidance
 from nmg.inversion import Trajectory, invert
 from nmg.levels import Step
@@ -266,9 +269,14 @@ class NoiseMapGuidancePipeline(StableDiffusionPipeline):
                     "return it as it was given, or edit once for each text"
                 )
 
-    def save_pretrained(self, *args: Any, **options: Any) -> None:
-        """Write a folder that loads as an ordinary `StableDiffusionPipeline` too."""
-        StableDiffusionPipeline(**self.components, requires_safety_checker=False).save_pretrained(*args, **options)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
+        """Write a folder that loads as an ordinary `StableDiffusionPipeline` too, its `nmg.json` included."""
+        pipeline = StableDiffusionPipeline(**self.components, requires_safety_checker=False)
+        pipeline.save_pretrained(save_directory, *args, **options)
+        own = file_of(Backbone(self).name)
+        if own.is_file():
+            with replacing(Path(save_directory) / own.name) as part:
+                part.write_bytes(own.read_bytes())
 
     @property
     def _shows_progress(self) -> bool:

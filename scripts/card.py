@@ -37,13 +37,15 @@ Settings of `python -m scripts.train`: {settings}.
 
 CURVES = "training.png"
 """The figure of the curves, beside the card."""
+AUTOENCODER = {"vae": "whole", "decoder": "decoder alone"}
+"""Stages that train the autoencoder, and their names in the figure."""
 
 
 def write(training: dict[str, Any], report: dict[str, Any]) -> str:
     """The card in Markdown, from what training and evaluation recorded."""
     factors = "; ".join(f"{name} ({', '.join(map(str, values))})" for name, values in FACTORS.items())
     sizes = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in training["parameters"].items())
-    stages = [[name, f"{stage['samples']:,}", f"{stage['minutes']:.0f}"] for name, stage in training["stages"].items()]
+    stages = [[name, f"{stage['samples']:,}", f"{stage['minutes']:.3g}"] for name, stage in training["stages"].items()]
     head = HEAD.format(
         sizes=f"Parameters: {sizes}.",
         factors=factors,
@@ -62,13 +64,16 @@ def curves(training: dict[str, Any]) -> Figure:
     FigureCanvasAgg(figure)
     sharpness, error = figure.subplots(1, 2)
     seen = 0.0
-    for name, label in (("vae", "whole"), ("decoder", "decoder alone")):
+    # A decoder need not have been trained further.
+    stages = [(name, label) for name, label in AUTOENCODER.items() if name in training["curves"]]
+    for name, label in stages:
         rows = training["curves"][name]
         samples = [seen + row["samples"] for row in rows]
         sharpness.plot([n / 1e3 for n in samples], [row["psnr"] for row in rows], ".-", label=label)
         seen = training["stages"][name]["samples"]
     sharpness.set(xlabel="thousand samples", ylabel="PSNR of training pictures, dB", title="autoencoder")
-    sharpness.legend(frameon=False)
+    if len(stages) > 1:
+        sharpness.legend(frameon=False)
     rows = training["curves"]["unet"]
     error.plot([row["samples"] / 1e3 for row in rows], [row["eps_mse"] for row in rows], ".-", color="#d55e00")
     error.set(xlabel="thousand samples", ylabel="MSE of the predicted noise", title="network", yscale="log")

@@ -100,7 +100,7 @@ class ModelSettings:
         Raises:
             ValueError: for a file that can't be read, or says what is unknown here.
         """
-        path = (BUNDLED_FOLDER if name == BUNDLED else Path(name)) / FILE
+        path = file_of(name)
         if not path.is_file():
             return cls(**family)
         try:
@@ -109,3 +109,8 @@ class ModelSettings:
             raise ValueError(f"the model's settings in {str(path)!r} can't be read by this version: {error}") from error
         own = said.model_dump(exclude_unset=True, exclude={"sentences", "colours"})
         return cls(**family | own)
+
+
+def file_of(name: str) -> Path:
+    """Where the settings of a model are, by the bundled one's name, a folder or a hub id; few models have the file."""
+    return (BUNDLED_FOLDER if name == BUNDLED else Path(name)) / FILE
