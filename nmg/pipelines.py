@@ -89,14 +89,17 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
 def _loaded(folder: Any, dtype: torch.dtype | None, half: bool) -> Any:
     """The pipeline in a folder or at a hub id, by the class that its index names; in half precision if no other is
     given."""
-    kind = DiffusionPipeline.load_config(folder).get("_class_name", "")
+    index = DiffusionPipeline.load_config(folder)
+    kind = index.get("_class_name", "")
     dtype = dtype or ((torch.bfloat16 if kind in WIDE else torch.float16) if half else torch.float32)
     # Never pickled weights, which could run anything.
     options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
     if kind in ("StableDiffusionPipeline", "NoiseMapGuidancePipeline", ""):
         options["safety_checker"] = None
         return NoiseMapGuidancePipeline.from_pretrained(folder, **options)
-    return DiffusionPipeline.from_pretrained(folder, **options)
+    # Parts that a folder was saved without, such as Stable Diffusion 3's third text encoder, must be named.
+    absent = {name: None for name, part in index.items() if isinstance(part, list | tuple) and list(part) == [None] * 2}
+    return DiffusionPipeline.from_pretrained(folder, **options, **absent)
 
 
 def generate(
