@@ -199,6 +199,9 @@ class Request:
                 f"embedded_scale={told:g} is told to a network that embeds its guidance, as FLUX.1 dev does, and this "
                 f"{type(backbone.network).__name__} does not; leave it out"
             )
+        # Last, since it asks the network.
+        if isinstance(made := self.image, Trajectory):
+            identity.check(backbone, made.prompt, made.network, made.model, "the trajectory", AGAIN)
 
     def remarks(self, backbone: Backbone) -> list[str]:
         """What is not wrong with a request, but to be said before it is computed."""
@@ -318,7 +321,6 @@ def _fits(trajectory: Trajectory, backbone: Backbone) -> None:
             "invert again with this pipeline"
         )
     backbone.check([trajectory.prompt])
-    identity.check(backbone, trajectory.prompt, trajectory.network, trajectory.model, "the trajectory", AGAIN)
 
 
 def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:

@@ -751,6 +751,6 @@ def test_a_bounded_correction_keeps_the_direction_of_the_gradient(run, bound):
 
 
 def test_an_unknown_bound_is_refused():
-    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, None work"):
+    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, rescale, None work"):
         NoiseMap(bound="box")
     assert NoiseMap(bound="none").bound is None

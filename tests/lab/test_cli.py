@@ -206,7 +206,7 @@ def test_a_regularised_inversion_edits_replays_and_is_saved(here, capsys):
 def test_a_caption_takes_the_place_of_the_source_prompt(here, picture, capsys):
     assert main(["edit", picture, "--caption", "--target", "a dog", "--steps", "1"]) == 0
     read = Request.read("edit.png").source
-    assert f"the picture is captioned {read!r}" in capsys.readouterr().err and "view" in read
+    assert f"the picture is captioned {read!r}" in capsys.readouterr().err and "facing" in read
 
 
 def test_replay_notices_another_picture(here, picture, capsys):
@@ -345,8 +345,10 @@ def test_saved_null_texts_are_used_again_and_an_edit_with_them_replays(here):
     assert main([*edit, "--null-texts", "null.safetensors", "--out", "known.png"]) == 0
     assert main([*edit, "--out", "searched.png"]) == 0
     assert main(["replay", "known.png"]) == 0
-    pictures = [np.asarray(Image.open(name)) for name in ("known.png", "searched.png", "known-replay.png")]
-    assert np.array_equal(pictures[0], pictures[1]) and np.array_equal(pictures[0], pictures[2])
+    known, searched, again = (
+        np.asarray(Image.open(name), np.int16) for name in ("known.png", "searched.png", "known-replay.png")
+    )
+    assert np.array_equal(known, again) and np.abs(known - searched).max() <= 1
 
 
 @pytest.mark.parametrize("guidance", ["negative-prompt", "proximal", "direct", "direct+noise-map"])

@@ -33,7 +33,7 @@ def test_a_model_has_the_profile_that_its_folder_names(bundled, tiny):
 def test_a_profile_that_does_not_exist_is_refused(tmp_path):
     (tmp_path / "nmg.json").write_text('{"profile": "paintings"}')
     with pytest.raises(ValueError, match="the model's profile 'paintings' is unknown; photographs, menagerie work"):
-        profile_of(SimpleNamespace(name=str(tmp_path)))
+        profile_of(SimpleNamespace(name_or_path=str(tmp_path)))
 
 
 def test_the_guidance_has_the_models_scales_but_for_those_given(bundled, tiny):

@@ -15,7 +15,7 @@ def quick(monkeypatch):
         return row | ({"peak_gib": 100 + row["steps"], "loaded_gib": 50} if give_back else {})
 
     monkeypatch.setattr(speed, "measured", measured)
-    monkeypatch.setattr(models, "SMALL", models.Size(16, (32, 32, 32, 32), (32, 32, 32, 32), text=24, text_layers=1))
+    monkeypatch.setattr(models, "SMALL", models.Size(16, (64, 64, 64, 64), (32, 32, 32, 32), text=24, text_layers=1))
 
 
 def test_one_command_measures_an_editor(tmp_path, monkeypatch, capsys, quick):
