@@ -28,7 +28,7 @@ from nmg.types import Latents
 REFERENCE_ELEMENTS = 4 * 64 * 64
 """Elements of the latent that the published scales belong to: Stable Diffusion 1.4 at 512×512."""
 
-PAPERS, BOUNDED = 10.0, 300.0
+PAPERS, BOUNDED = 10.0, 3000.0
 """s_N of the paper's step, and of a bounded one, which can't overshoot: there it is as well as always the bound that
 decides (docs/benchmark.md)."""
 
@@ -72,7 +72,7 @@ class NoiseMap(Guidance):
 
     Args:
         noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. Only the product
-            s_N · s_g counts: change one, leave the other. The paper's 10 if not given, and 300 with a bound.
+            s_N · s_g counts: change one, leave the other. The paper's 10 if not given, and 3000 with a bound.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
