@@ -49,6 +49,9 @@ BOUNDS: dict[str | None, Callable[[Latents, Latents], Latents]] = {
 """The correction `move`, limited by what is `left` to the noise map: by element, by norm, just that, or not at all. By
 "rescale" its length is that of the text's guidance, within bounds, whatever is left (see `nmg.rescale`)."""
 
+TO_MAP = ("element", "norm", "map")
+"""Bounds that end a correction at the noise map, however strong it is."""
+
 LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 """The noise map that a step is compared with."""
 
@@ -72,7 +75,8 @@ class NoiseMap(Guidance):
 
     Args:
         noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. Only the product
-            s_N · s_g counts: change one, leave the other. The paper's 10 if not given, and 3000 with a bound.
+            s_N · s_g counts: change one, leave the other. If not given, it is 3000, or the paper's
+            10 with bound=None or "rescale", where a strong correction would overshoot.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
@@ -137,7 +141,7 @@ class NoiseMap(Guidance):
             if (given := getattr(self, name)) not in values:
                 raise ValueError(f"{name}={given!r} is unknown; {', '.join(map(str, values))} work")
         if self.noise_map_scale is None:
-            object.__setattr__(self, "noise_map_scale", PAPERS if self.bound is None else BOUNDED)
+            object.__setattr__(self, "noise_map_scale", BOUNDED if self.bound in TO_MAP else PAPERS)
         scale = self.noise_map_scale
         if isinstance(scale, Sequence) and not isinstance(scale, str):
             object.__setattr__(self, "noise_map_scale", tuple(scale))

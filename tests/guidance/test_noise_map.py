@@ -729,6 +729,7 @@ def test_without_a_bound_the_defaults_are_the_papers():
     assert NoiseMap(bound=None) == NoiseMap(noise_map_scale=10, bound=None, **papers)
     assert NoiseMap() == NoiseMap(noise_map_scale=3000, bound="element", **papers)
     assert NoiseMap.fast() == NoiseMap(bound="map", jacobian=False)
+    assert NoiseMap(bound="rescale").noise_map_scale == 10
     # What is given stays, and a setting that is changed takes its strength along.
     assert NoiseMap(noise_map_scale=3).noise_map_scale == 3
     assert dataclasses.replace(NoiseMap(), bound=None).noise_map_scale == 3000
@@ -781,6 +782,6 @@ def test_a_bounded_correction_keeps_the_direction_of_the_gradient(run, bound):
 
 
 def test_an_unknown_bound_is_refused():
-    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, map, None work"):
+    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, map, rescale, None work"):
         NoiseMap(bound="box")
     assert NoiseMap(bound="none").bound is None

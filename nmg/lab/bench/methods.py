@@ -94,7 +94,7 @@ def on(method: Method, how: str, inversion: Inversion | Callable[[float], Invers
 
 def limited(bound: str | None) -> Guided:
     """Noise map guidance whose step is limited in another way."""
-    return lambda text_scale, scale: dataclasses.replace(noise_map(text_scale, scale), bound=bound)
+    return lambda text_scale, scale: NoiseMap(text_scale=text_scale, noise_map_scale=scale, bound=bound)
 
 
 PLAIN, NMG, DIRECT = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID), Method("Direct", plain(Direct))
