@@ -152,9 +152,7 @@ def test_a_second_text_encoder_without_its_tokenizer_is_refused(tiny):
 
 
 def test_a_transformer_is_refused_by_its_name():
-    with pytest.raises(
-        TypeError, match=r"has a Linear, and transformers of this kind are not supported yet; .*XL"
-    ):
+    with pytest.raises(TypeError, match=r"has a Linear, and transformers of this kind are not supported yet; .*XL"):
         Backbone(SimpleNamespace(transformer=torch.nn.Linear(2, 2), scheduler=1))
 
 
