@@ -1,10 +1,11 @@
 """Train Menagerie's model: `python -m scripts.train`, or `make train`.
 
-Stages, each resumable and each skipped once its budget is spent: *render* the scenes, train the factor
-*classifier*, the *vae*, then its *decoder* alone (which leaves the latents as they are, so that it may go on beside or
-after the UNet), and the *unet* with its text encoder; then *export* the Stable Diffusion folder. A budget is given in
-samples or in minutes, whichever ends first, and a larger one given later continues from the checkpoint. Matrices are
-trained by Muon, the rest by AdamW, in float32. Several processes train together:
+Stages, each resumable and each skipped once its budget is spent: the *vae*; the factor *classifier*, which reads the
+autoencoder's pictures as well; the *decoder* alone (which leaves the latents as they are, so that it may go on beside
+or after the UNet); the *unet* with its text encoder; the *flow* twin; then *export* of the folders. The scenes are
+rendered before. A budget is given in samples or in minutes, whichever ends first, and a larger one given later
+continues from the checkpoint. Matrices are trained by Muon, the rest by AdamW, in float32. Several processes train
+together:
 
   torchrun --nproc_per_node 2 -m scripts.train --stages vae
 
@@ -73,21 +74,26 @@ class Latents:
             self.ready = bank.count
             return
         bank.follow(min(bank.count, 2048))
-        self.scale = 1 / torch.cat([self._means(i) for i in range(0, min(bank.ready, 2048), 64)]).std().item()
+        self.scale = 1.0
+        self.scale = 1 / torch.cat([self._encoded(i) for i in range(0, min(bank.ready, 2048), 64)]).std().item()
         self.values = torch.empty(bank.count, networks.LATENT_CHANNELS, LATENT, LATENT, dtype=torch.float16)
         self.values = self.values.to(bank.device)
         self.follow()
 
     @torch.no_grad()
-    def _means(self, start: int, end: int | None = None) -> Tensor:
-        pictures = to_tensor(self.bank.columns["pictures"][start : min(start + 64, end or self.bank.ready)])
-        return self.vae.encode(pictures).latent_dist.mean
+    def of(self, pictures: Tensor) -> Tensor:
+        """Scaled latents of pictures [batch, 3, height, width] in -1…1."""
+        return self.vae.encode(pictures).latent_dist.mean * self.scale
+
+    def _encoded(self, start: int, end: int | None = None) -> Tensor:
+        """Latents of at most 64 scenes of the bank."""
+        return self.of(to_tensor(self.bank.columns["pictures"][start : min(start + 64, end or self.bank.ready)]))
 
     def follow(self) -> int:
         """Encode what has been rendered since; how many scenes have latents. A whole bank's are kept on disk."""
         end = self.bank.follow()
         for start in tqdm(range(self.ready, end, 64), "encode", leave=False, disable=end - self.ready < 4096):
-            self.values[start : start + 64][: end - start] = (self._means(start, end) * self.scale).half()
+            self.values[start : start + 64][: end - start] = self._encoded(start, end).half()
         if end == self.bank.count > self.ready:
             part = self.path.with_suffix(".part")
             torch.save({"latents": self.values.cpu(), "scale": self.scale}, part)
@@ -198,7 +204,7 @@ class Training:
             denoiser,
             lambda draw: loss(draw, forward),
             lambda count, device: losses.denoiser_watch(
-                lambda pictures: vae.encode(pictures).latent_dist.mean * latents.scale,
+                latents.of,
                 self.tokenizer,
                 self.scheduler,
                 count,
@@ -218,7 +224,7 @@ class Training:
             denoiser,
             lambda draw: flow.flow_loss(draw, latents.values, self.tokenizer, networks.FLOW_SHIFT),
             lambda count, device: flow.flow_watch(
-                lambda pictures: vae.encode(pictures).latent_dist.mean * latents.scale,
+                latents.of,
                 self.tokenizer,
                 networks.FLOW_SHIFT,
                 count,

@@ -198,7 +198,9 @@ def compared(source: Image.Image, results: Mapping[str, Any], example: Any = Non
 
 def edited(example: Any, result: Any) -> Figure:
     """An example beside its edit: source, reconstruction, edit, and the true counterfactual where there is one."""
-    pictures = [result.source, result.reconstruction, *result.pictures]
+    # An edit along a trajectory holds no picture of its source.
+    source = result.source or images.fit(images.load(example.image), *result.reconstruction.size)
+    pictures = [source, result.reconstruction, *result.pictures]
     columns = ["source", "reconstruction", *["edit"] * len(result.pictures)]
     if example.truth is not None:
         pictures, columns = [*pictures, example.truth], [*columns, "true counterfactual"]

@@ -130,12 +130,6 @@ class Bank:
         self.ready = end
         return end
 
-    def finish(self) -> None:
-        """Wait until every scene is rendered."""
-        if self._thread:
-            self._thread.join()
-        self.follow(self.count)
-
 
 def _drawn(job: tuple[list[Path], Path, int, int]) -> int:
     """Draw scenes into the columns; the index after the last."""

@@ -24,26 +24,11 @@ from nmg import (
     prepare,
 )
 from nmg.levels import predict_clean, predict_noise
-from tests.families import sd3
 
 SOURCE = "a red cat sitting in the forest, front view"
 BLUE, DOG = SOURCE.replace("red", "blue"), SOURCE.replace("cat", "dog")
 QUIET = {"progress": False}
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def models(backbone, build):
-    """A small model that predicts noise, one that predicts a velocity, and a flow; in double precision."""
-    velocity, flow = build("v_prediction"), sd3()
-    velocity.unet.double()
-    flow.transformer.double()
-    return {"noise": backbone, "velocity": Backbone(velocity), "flow": Backbone(flow)}
-
-
-@pytest.fixture(params=["noise", "velocity", "flow"])
-def model(request, models):
-    return models[request.param]
 
 
 @pytest.fixture
