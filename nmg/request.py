@@ -24,7 +24,8 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor, PromptToPrompt
 from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
-from nmg.guidance import Direct, Guidance, NoiseMap, ProxNegativePrompt, default_guidance
+from nmg.guidance import Direct, Guidance, ProxNegativePrompt, default_guidance
+from nmg.guidance.noise_map import PAPERS
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
 from nmg.run import PUBLISHED_STEPS
@@ -338,7 +339,7 @@ def _from_version_0_1(values: dict[str, Any]) -> dict[str, Any]:
 def _count_by_50(method: dict[str, Any], longer: float) -> None:
     """Change the settings of a method that acted in each step, each `longer` than one of 50, to act as they did."""
     if method["method"] == "NoiseMap":
-        scale = method.get("noise_map_scale", NoiseMap.noise_map_scale)
+        scale = method.get("noise_map_scale", PAPERS)
         method["noise_map_scale"] = [s * longer for s in scale] if isinstance(scale, list) else scale * longer
         method.setdefault("bound", None)
     if method["method"] == "ProxNegativePrompt":

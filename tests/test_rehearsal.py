@@ -58,7 +58,8 @@ EDITORS = {
 GUIDANCES = {
     "cfg": CFG(3.0),
     "noise map": NoiseMap(**GENTLE),
-    "noise map, masked": NoiseMap.fast(**GENTLE, mask=LEFT, outside=0.5),
+    "noise map, masked": NoiseMap(**GENTLE, jacobian=False, reuse_null=True, mask=LEFT, outside=0.5),
+    "noise map, fast": NoiseMap.fast(text_scale=3.0),
     "null text": NullText(3.0, iterations=1),
     "negative prompt": NegativePrompt(3.0),
     "proximal": ProxNegativePrompt(3.0, below=1000),
@@ -101,7 +102,8 @@ def refused(family, editor, guidance, inversion):
         return "would change no edit"
     if editor in ("flow-edit", "uni-edit") and inversion == "edit-friendly":
         return "stored beside them|no DDIM step joins"
-    steering = guidance in ("noise map", "noise map, masked", "null text", "proximal, clean", "stack")
+    joined = ("noise map", "noise map, masked", "noise map, fast", "null text", "proximal, clean", "stack")
+    steering = guidance in joined
     return "joined by the noise" if inversion == "edit-friendly" and steering else None
 
 

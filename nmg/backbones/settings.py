@@ -47,7 +47,7 @@ class ModelSettings:
     Attributes:
         name: that the model is loaded by, if it has one besides its folder's.
         profile: of examples, presets and captions: "photographs", or the world that it was trained on.
-        noise_map_scale, gradient_scale, text_scale: of noise map guidance; the paper's where they are None.
+        noise_map_scale, gradient_scale, text_scale: of noise map guidance; its defaults where they are None.
         embedded_scale: the guidance that a guidance-distilled network is told in the text half (see `nmg.Guidance`).
         jacobian: whether noise map guidance takes its gradient through the network, if nothing else is asked for.
         word_maps: share of the latent's side at which words' attention maps are read

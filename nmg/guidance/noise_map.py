@@ -28,6 +28,10 @@ from nmg.types import Latents
 REFERENCE_ELEMENTS = 4 * 64 * 64
 """Elements of the latent that the published scales belong to: Stable Diffusion 1.4 at 512×512."""
 
+PAPERS, BOUNDED = 10.0, 3000.0
+"""s_N of the paper's step, and of a bounded one, which can't overshoot: there it is as well as always the bound that
+decides (docs/benchmark.md)."""
+
 ENERGIES = {
     "l1": lambda a, b: F.l1_loss(a, b, reduction="sum"),
     "l2": lambda a, b: F.mse_loss(a, b, reduction="sum"),
@@ -38,11 +42,15 @@ ENERGIES = {
 BOUNDS: dict[str | None, Callable[[Latents, Latents], Latents]] = {
     "element": lambda move, left: move.clamp(-left.abs(), left.abs()),
     "norm": lambda move, left: move * (left.norm() / move.norm().clamp_min(1e-12)).clamp_max(1),
+    "map": lambda move, left: left,
     "rescale": lambda move, left: move,
     None: lambda move, left: move,
 }
-"""The correction `move`, limited by what is `left` to the noise map: by element, by norm, or not at all. By "rescale"
-its length is that of the text's guidance, within bounds, whatever is left (see `nmg.rescale`)."""
+"""The correction `move`, limited by what is `left` to the noise map: by element, by norm, just that, or not at all. By
+"rescale" its length is that of the text's guidance, within bounds, whatever is left (see `nmg.rescale`)."""
+
+TO_MAP = ("element", "norm", "map")
+"""Bounds that end a correction at the noise map, however strong it is."""
 
 LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 """The noise map that a step is compared with."""
@@ -57,7 +65,8 @@ class NoiseMap(Guidance):
         z_t ← step(z_t, e_N),   then classifier-free guidance at the same t.
 
     The paper's correction does not shrink as the row nears its noise map. It overshoots, and with few steps the row
-    drifts away. `bound`, which is ours, limits each correction to the distance that is left.
+    drifts away. `bound`, which is ours, limits each correction to the distance that is left; it can then be strong, and
+    the strength needs no tuning. The paper's step is `NoiseMap(bound=None)`.
 
     L is summed over one row and divided by 4·64·64: a scale means the same at every size, batch and latent width, and
     at 512×512 L is the paper's mean. The strength counts per 50 steps, which are the paper's: fewer steps are longer,
@@ -66,16 +75,18 @@ class NoiseMap(Guidance):
 
     Args:
         noise_map_scale: s_N: a number, a sequence of one number per step, or a function of the `Step`. Only the product
-            s_N · s_g counts: change one, leave the other.
+            s_N · s_g counts: change one, leave the other. If not given, it is 3000, or the paper's
+            10 with bound=None or "rescale", where a strong correction would overshoot.
         gradient_scale: s_g.
         text_scale: s_T, classifier-free guidance of every row.
         energy: "l1" (the paper's), "l2" or "smooth_l1".
         level: "end" compares with the noise map of the level that the step ends at. "start" compares with that of the
             level that it starts at, one later, as the authors' MasaCtrl does.
         bound: "element" limits each element of the correction to its own distance from the noise map, "norm" the norm
-            of the correction to that of the distance. Both are ours; None is the paper's step. "rescale" brings e_N -
-            e_∅ to between 0.33 and 3 times the length of s_T (e_c - e_∅), as Guide-and-Rescale does with its own
-            guidance; the network is asked for e_c once more.
+            of the correction to that of the distance. "map" is what an element's comes to at any large strength without
+            the Jacobian: the row is put on its noise map, for which no network is asked. These are ours; None is the
+            paper's step. "rescale" brings e_N - e_∅ to between 0.33 and 3 times the length of s_T (e_c - e_∅), as
+            Guide-and-Rescale does with its own guidance; the network is asked for e_c once more.
         during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. The other steps
             are plain classifier-free guidance.
         mask: where the source is steered at full strength: an array, a PIL image or a file of any size, bright there.
@@ -83,7 +94,8 @@ class NoiseMap(Guidance):
         jacobian: whether ∂L/∂z_t goes through the network, as in the paper. If not, e_∅ counts as a constant of z_t.
             That saves the backward pass; for L1 the gradient is then √(ᾱ_{t-1} / ᾱ_t) times a sign.
         reuse_null: whether e_∅ is used again, in the text-guided step, for the null copy of the source, which is then
-            left out of the network's call. It is the noise of the row before it was steered. This is ours.
+            left out of the network's call. It is the noise of the row before it was steered, so that the source drifts
+            farther. This is ours.
 
     Raises:
         ValueError: for an unknown energy, level or bound, a scale that is not finite, or shares outside 0…1. For a
@@ -91,7 +103,7 @@ class NoiseMap(Guidance):
             value, or an inversion whose noise maps no DDIM steps join.
     """
 
-    noise_map_scale: float | Sequence[float] | Callable[[Step], float] = 10.0
+    noise_map_scale: float | Sequence[float] | Callable[[Step], float] | None = None
     gradient_scale: float = 5000.0
     text_scale: float = 10.0
     energy: str = "l1"
@@ -105,19 +117,19 @@ class NoiseMap(Guidance):
 
     @classmethod
     def fast(cls, **settings: Any) -> NoiseMap:
-        """The fewest network calls, which are ours: no backward pass, and three rows instead of four for a target.
+        """The fewest network calls, which are ours: no steering pass, since the row is put on its noise map, and no
+        null copy of the source in steps whose end the next one does not start from.
 
         Args:
-            settings: others to set; `bound` can't be None.
+            settings: others to set; the scales have nothing to act on.
 
         Raises:
-            ValueError: without a bound: only the bounded step does as well without the backward pass.
+            ValueError: for another bound.
         """
-        made = cls(**{"jacobian": False, "reuse_null": True} | settings)
-        if made.bound is None:
-            raise ValueError(
-                'NoiseMap.fast() needs a bound; give bound="element" or "norm", or use NoiseMap(bound=None)'
-            )
+        given: dict[str, Any] = {"bound": "map", "jacobian": False} | settings
+        made = cls(**given)
+        if not made.lands:
+            raise ValueError(f'NoiseMap.fast() has bound="map", got {made.bound!r}; use NoiseMap(bound={made.bound!r})')
         return made
 
     def __post_init__(self) -> None:
@@ -128,6 +140,8 @@ class NoiseMap(Guidance):
         for name, values in known.items():
             if (given := getattr(self, name)) not in values:
                 raise ValueError(f"{name}={given!r} is unknown; {', '.join(map(str, values))} work")
+        if self.noise_map_scale is None:
+            object.__setattr__(self, "noise_map_scale", BOUNDED if self.bound in TO_MAP else PAPERS)
         scale = self.noise_map_scale
         if isinstance(scale, Sequence) and not isinstance(scale, str):
             object.__setattr__(self, "noise_map_scale", tuple(scale))
@@ -143,6 +157,8 @@ class NoiseMap(Guidance):
             object.__setattr__(self, "mask", masks.picture(self.mask))
         if self.outside and self.mask is None:
             raise ValueError(f"NoiseMap: outside={self.outside!r} needs a mask; give mask=…, or lower the scale itself")
+        if self.lands and self.mask is not None:
+            raise ValueError('NoiseMap: bound="map" has no strength that a mask could take away; give bound="element"')
         if not 0 <= self.outside <= 1:
             raise ValueError(f"NoiseMap: outside={self.outside!r} must be a share of the strength, 0…1")
 
@@ -152,7 +168,7 @@ class NoiseMap(Guidance):
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         need_deterministic(self, request, "use CFG at the text scale of the inversion, or Direct")
-        if self.jacobian:
+        if self.jacobian and not self.lands:
             check_gradient(backbone.network, "NoiseMap", "NoiseMap(jacobian=False)")
         first = backbone.steps(request.steps, backbone.latent_size(request.size))[0]
         if self.bound is None and first.here.alpha <= PURE_NOISE and self.steered(request.steps).start == 0:
@@ -179,6 +195,17 @@ class NoiseMap(Guidance):
         if self.mask is None or self.outside < 1:
             return []
         return ["NoiseMap: outside=1 is the full strength, so that the mask does nothing; give a smaller share"]
+
+    @property
+    def lands(self) -> bool:
+        """Whether a steered row is put on its noise map."""
+        return self.bound == "map"
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        # The next step does not start from where this one ends.
+        if self.lands and step.index + 1 in self.steered(len(run.steps)):
+            return "text"
+        return super().copies(run, step)
 
     def prepare(self, run: Run) -> Guidance:
         if self.mask is None and not self.reuse_null:
@@ -212,6 +239,8 @@ class NoiseMap(Guidance):
             return x
         source, null = rows.source(x), rows.source(run.null)
         target = LEVELS[self.level](run.trajectory, step).clone()
+        if self.lands:
+            return rows.with_source(target, x)
 
         def energy(z: Latents, eps: Latents) -> Tensor:
             return ENERGIES[self.energy](transfer(z, eps, step.here, step.there), target)
@@ -266,11 +295,13 @@ class _Running(NoiseMap):
         return self.noise.get(step.index)
 
 
-def default_guidance(pipe: Any, **scales: Any) -> NoiseMap:
-    """Noise map guidance at the model's own scales, or at the paper's where it has none.
+def default_guidance(pipe: Any, fast: bool = False, **scales: Any) -> NoiseMap:
+    """Noise map guidance at the model's own scales, or at its own defaults where the model has none.
 
     Args:
         pipe: a loaded pipeline, or a `Backbone`.
+        fast: whether it is `NoiseMap.fast()`.
         scales: `noise_map_scale`, `gradient_scale`, `text_scale`, `energy` or `level` to set; None leaves the model's.
     """
-    return NoiseMap(**settings_of(pipe).scales | {name: value for name, value in scales.items() if value is not None})
+    given = {name: value for name, value in scales.items() if value is not None}
+    return (NoiseMap.fast if fast else NoiseMap)(**settings_of(pipe).scales | given)

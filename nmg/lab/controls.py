@@ -132,7 +132,7 @@ CONTROLS: tuple[Control, ...] = (
     Control((Request,), "guidance", Choice(options=GUIDANCES),
             "none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are "
             "what it is compared with", "guidance", default=next(iter(GUIDANCES))),
-    Control((NoiseMap,), "noise_map_scale", Numbers("S_N", high=30.0, step=0.5),
+    Control((NoiseMap,), "noise_map_scale", Numbers("S_N", high=300.0, step=0.5),
             "acts as S_N · S_G; turn this one; or one number for each step", "noise-map scale"),
     Control((NoiseMap,), "gradient_scale", Number("S_G"), "leave it and turn the noise-map scale"),
     Control((Guidance,), "text_scale", Number("S_T", high=20.0, step=0.25), "classifier-free guidance", "text scale"),
@@ -161,9 +161,9 @@ CONTROLS: tuple[Control, ...] = (
     Control((NoiseMap,), "level", Choice(options=LEVELS),
             "noise map to compare with: where a step ends, or where it starts, as the authors' MasaCtrl does"),
     Control((NoiseMap,), "energy", Choice(options=ENERGIES), "distance to the noise maps"),
-    Control((NoiseMap,), "bound", Choice(options=("element", "norm", "rescale", "none")),
-            "hold a correction to the distance that is left: of each element, of all; rescale: its length to that of "
-            "the text's guidance; none is the published step"),
+    Control((NoiseMap,), "bound", Choice(options=("element", "norm", "map", "rescale", "none")),
+            "hold a correction to the distance that is left: of each element, of all; map takes just that, without a "
+            "network pass; rescale: its length to that of the text's guidance; none is the published step"),
     Control((NoiseMap,), "during", Numbers(("FROM", "TO"), several=2),
             "shares of the steps between which the source is steered, such as 0 0.5", default="all"),
     Control((NoiseMap,), "mask", File(), "mask of what is guarded, white on black", option="guard"),

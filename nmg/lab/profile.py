@@ -38,7 +38,7 @@ class Profile:
 
     @property
     def scales(self) -> dict[str, float]:
-        """The scales of noise map guidance that are the model's own; the paper's hold for those left out."""
+        """The scales of noise map guidance that are the model's own; its defaults hold for those left out."""
         return self.settings.scales
 
     def guidance(self, **scales: Any) -> NoiseMap:

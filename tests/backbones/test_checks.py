@@ -160,7 +160,7 @@ def test_a_gradient_through_weights_that_leave_is_refused(build, trajectory, met
         {"guidance": CFG()},
         {"guidance": Direct(), "editor": MasaCtrl(start_step=0)},
         {"guidance": NoiseMap(jacobian=False, gradient_scale=5)},
-        {"guidance": NoiseMap.fast(gradient_scale=5), "editor": Pix2PixZero(amount=0)},
+        {"guidance": NoiseMap.fast(), "editor": Pix2PixZero(amount=0)},
     ],
     ids=["CFG", "MasaCtrl", "no Jacobian", "fast"],
 )

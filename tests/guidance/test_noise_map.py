@@ -333,7 +333,7 @@ def test_another_null_prompt_has_a_noise_of_its_own(run):
     assert stack.null_noise(run, run.steps[0]) is None
 
 
-def test_a_fast_step_takes_one_call_without_gradient_and_leaves_the_null_copy_out(run, monkeypatch):
+def test_a_fast_step_takes_one_call_without_gradient_and_the_null_copy_at_the_end_alone(run, monkeypatch):
     seen, eps = [], Backbone.predict
 
     def watched(self, x, *rest):
@@ -341,15 +341,39 @@ def test_a_fast_step_takes_one_call_without_gradient_and_leaves_the_null_copy_ou
         return eps(self, x, *rest)
 
     monkeypatch.setattr(Backbone, "predict", watched)
-    next(denoise(run, NoiseMap.fast(**GENTLE), Editor()))
-    # The source alone; then two targets twice, and the source under its prompt.
-    assert seen == [1, 5]
+    list(denoise(run, NoiseMap.fast(text_scale=3.0), Editor()))
+    # Two targets twice, and the source under its prompt; in the last step the source twice.
+    assert seen == [5, 5, 5, 6]
+    seen.clear()
+    list(denoise(run, NoiseMap.fast(text_scale=3.0, during=(0.0, 0.5)), Editor()))
+    assert seen == [5, 6, 6, 6]
 
 
-@pytest.mark.parametrize("none", [None, "none"])
-def test_a_fast_step_without_a_bound_is_refused(none):
-    with pytest.raises(ValueError, match=r"NoiseMap.fast\(\) needs a bound; give bound="):
-        NoiseMap.fast(bound=none)
+def test_a_fast_step_lands_where_a_strong_bounded_one_does(run, sample):
+    """Of the L1 energy without the Jacobian, whose gradient is a sign."""
+    for step in run.steps:
+        x = noise(3, 4, 16, 16)
+        landed = NoiseMap.fast().steer(run, step, x)
+        strong = NoiseMap(noise_map_scale=1e6, jacobian=False).steer(run, step, x)
+        assert_close(landed, strong, rtol=1e-4, atol=1e-4)
+        assert torch.equal(landed[:1], run.trajectory.target(step).float()) and torch.equal(landed[1:], x[1:])
+    # The source's end is that of the strong one, too.
+    ends = [
+        sample((), way)
+        for way in (NoiseMap.fast(text_scale=3.0), NoiseMap(noise_map_scale=1e6, jacobian=False, text_scale=3.0))
+    ]
+    assert_close(*ends, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("bound", [None, "none", "element"])
+def test_a_fast_step_with_another_bound_is_refused(bound):
+    with pytest.raises(ValueError, match=r'NoiseMap.fast\(\) has bound="map", got '):
+        NoiseMap.fast(bound=bound)
+
+
+def test_a_row_that_is_put_on_its_map_takes_no_mask():
+    with pytest.raises(ValueError, match='bound="map" has no strength that a mask could take away'):
+        NoiseMap.fast(mask=MASK)
 
 
 def test_a_function_may_look_at_the_noise_level(run):
@@ -372,7 +396,7 @@ def test_scales_for_another_number_of_steps_are_refused(backbone, trajectory, sc
         edit(backbone, trajectory, guidance=NoiseMap(noise_map_scale=scales), progress=False)
 
 
-@pytest.mark.parametrize("scale", [[1.0, math.nan], [math.inf], [True, 1.0], "10", None], ids=str)
+@pytest.mark.parametrize("scale", [[1.0, math.nan], [math.inf], [True, 1.0], "10"], ids=str)
 def test_scales_that_are_no_numbers_are_refused(scale, unchecked):
     with pytest.raises(ValueError, match="NoiseMap: noise_map_scale=.* must be a finite number"):
         NoiseMap(noise_map_scale=scale)
@@ -444,7 +468,7 @@ def test_shares_that_are_no_part_of_the_steps_are_refused(during):
 
 def test_a_mask_keeps_the_strength_inside_and_takes_it_away_outside(run):
     step, x = run.steps[1], noise(3, 4, 16, 16)
-    free, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (0, 10))
+    free, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (0, 3000))
     masked = NoiseMap(mask=MASK).prepare(run).steer(run, step, x)
     assert_close(masked[0, :, MASK], full[0, :, MASK])
     assert_close(masked[0, :, ~MASK], free[0, :, ~MASK])
@@ -454,7 +478,7 @@ def test_a_mask_keeps_the_strength_inside_and_takes_it_away_outside(run):
 @pytest.mark.parametrize("share", [0.25, 1])
 def test_outside_holds_a_share_of_the_strength(run, share):
     step, x = run.steps[1], noise(3, 4, 16, 16)
-    weaker, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (10 * share, 10))
+    weaker, full = (NoiseMap(noise_map_scale=scale).steer(run, step, x) for scale in (3000 * share, 3000))
     masked = NoiseMap(mask=MASK, outside=share).prepare(run).steer(run, step, x)
     assert_close(masked[0, :, MASK], full[0, :, MASK])
     assert_close(masked[0, :, ~MASK], weaker[0, :, ~MASK])
@@ -700,8 +724,15 @@ def test_the_three_scales_go_by_name():
         NoiseMap(10, 5000, 7.5)
 
 
-def test_the_defaults_are_the_papers():
-    assert NoiseMap() == NoiseMap(noise_map_scale=10, gradient_scale=5000, text_scale=10, energy="l1")
+def test_without_a_bound_the_defaults_are_the_papers():
+    papers = {"gradient_scale": 5000, "text_scale": 10, "energy": "l1", "level": "end", "jacobian": True}
+    assert NoiseMap(bound=None) == NoiseMap(noise_map_scale=10, bound=None, **papers)
+    assert NoiseMap() == NoiseMap(noise_map_scale=3000, bound="element", **papers)
+    assert NoiseMap.fast() == NoiseMap(bound="map", jacobian=False)
+    assert NoiseMap(bound="rescale").noise_map_scale == 10
+    # What is given stays, and a setting that is changed takes its strength along.
+    assert NoiseMap(noise_map_scale=3).noise_map_scale == 3
+    assert dataclasses.replace(NoiseMap(), bound=None).noise_map_scale == 3000
 
 
 # ---------------------------------------------------------------- the bound
@@ -751,6 +782,6 @@ def test_a_bounded_correction_keeps_the_direction_of_the_gradient(run, bound):
 
 
 def test_an_unknown_bound_is_refused():
-    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, rescale, None work"):
+    with pytest.raises(ValueError, match="bound='box' is unknown; element, norm, map, rescale, None work"):
         NoiseMap(bound="box")
     assert NoiseMap(bound="none").bound is None

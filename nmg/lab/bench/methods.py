@@ -56,8 +56,13 @@ def plain(guidance: type[Guidance]) -> Guided:
 
 
 def noise_map(text_scale: float, scale: float | None) -> NoiseMap:
-    """Noise map guidance at a noise-map scale; the paper's if None."""
-    return NoiseMap(text_scale=text_scale, noise_map_scale=NoiseMap.noise_map_scale if scale is None else scale)
+    """Noise map guidance at a noise-map scale; its default if None."""
+    return NoiseMap(text_scale=text_scale, noise_map_scale=scale)
+
+
+def fast(text_scale: float, scale: float | None) -> NoiseMap:
+    """Noise map guidance with the fewest network calls, which has no scale."""
+    return NoiseMap.fast(text_scale=text_scale)
 
 
 def one_later(text_scale: float, scale: float | None) -> NoiseMap:
@@ -89,7 +94,7 @@ def on(method: Method, how: str, inversion: Inversion | Callable[[float], Invers
 
 def limited(bound: str | None) -> Guided:
     """Noise map guidance whose step is limited in another way."""
-    return lambda text_scale, scale: dataclasses.replace(noise_map(text_scale, scale), bound=bound)
+    return lambda text_scale, scale: NoiseMap(text_scale=text_scale, noise_map_scale=scale, bound=bound)
 
 
 PLAIN, NMG, DIRECT = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID), Method("Direct", plain(Direct))
@@ -114,6 +119,7 @@ METHODS = {
         Method("NMG, authors' levels", noise_map, grid=GRID, convention="diffusers-0.18", offset=0),
         Method("NMG, one map later", one_later, grid=GRID),
         Method("NMG, no Jacobian", jacobian_free, grid=GRID),
+        Method("NMG, fast", fast),
         # Other limits of the step: the paper's has none.
         Method("NMG, unbounded", limited(None), scale_of="NMG"),
         Method("NMG, by norm", limited("norm"), scale_of="NMG"),

@@ -88,7 +88,8 @@ class Knobs:
                 widget.max = sum(not site.is_cross for site in sites(unet).values()) - 1
             scale = row.value.shown(self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
             if scale is not None:
-                widget.max, widget.step = max(widget.max, 3 * scale), 0.5 if scale <= 10 else 1.0
+                # What is stronger, a bound cuts off.
+                widget.max = max(widget.max, scale)
 
     # ------------------------------------------------------------ from the user
 
