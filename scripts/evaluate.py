@@ -105,7 +105,12 @@ class Evaluation:
     def edits(self, name: str, suite: Menagerie, methods: Sequence[str] = METHODS, **options: Any) -> list[Record]:
         """Records of the edits by a suite's presets, in a folder of their own."""
         scales = self.profile.scales
-        given = {"scales": scales["noise_map_scale"], "text_scale": scales["text_scale"], "pictures": False, **options}
+        given = {
+            "scales": scales.get("noise_map_scale"),
+            "text_scale": scales["text_scale"],
+            "pictures": False,
+            **options,
+        }
         tasks, folder = tuple(suite.presets), self.records / name
         return runner.run(self.backbone, suite, methods, tasks, self.scenes, folder, steps=self.steps, **given)
 

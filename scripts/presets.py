@@ -1,7 +1,7 @@
 """Choose the presets of Menagerie's model on validation scenes: `python -m scripts.presets --weights FOLDER`.
 
-Every task's editor is tried with the settings of `GRID` on the same scenes, by Noise Map Guidance at the model's
-scales. Chosen is the editor that succeeds most often; of equal ones that of the highest mean PSNR to the truth. What
+Every task's editor is tried with the settings of `GRID` on the same scenes, by `NoiseMap.fast()` at the model's text
+scale. Chosen is the editor that succeeds most often; of equal ones that of the highest mean PSNR to the truth. What
 was tried on a scene is kept: a run that was killed goes on where it was. Several processes share the scenes under
 torchrun. The choice is written beside the model, where the panel, the demonstration and the benchmark find it.
 """
@@ -25,6 +25,7 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.files import replacing
+from nmg.guidance import default_guidance
 from nmg.lab.bench import records, runner
 from nmg.lab.bench.processes import joined, own_device
 from nmg.lab.presets import FILE, UNCHOSEN
@@ -35,9 +36,9 @@ from nmg.menagerie.tasks import TASKS, VALIDATION_SEEDS
 from nmg.serialize import packed
 
 GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
-    PromptToPrompt: {"cross_replace": (0.3, 0.5, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6)},
-    MasaCtrl: {"start_step": (0.1, 0.2, 0.4, 0.6), "start_layer": (1, 3, 5)},
-    Pix2PixZero: {"amount": (0.0, 0.02, 0.05, 0.1, 0.15)},
+    PromptToPrompt: {"cross_replace": (0.2, 0.4, 0.6, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6, 0.8)},
+    MasaCtrl: {"start_step": (0.05, 0.1, 0.2, 0.3, 0.4), "start_layer": (1, 2, 3, 4, 5)},
+    Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)},
 }
 """The settings that are tried, by editor."""
 
@@ -67,7 +68,7 @@ def attempts(backbone: Backbone, weights: Path, task: str, seed: int, steps: int
         return known
     picture = scene.render(backbone.native_size[0])
     trajectory = nmg.invert(backbone, picture, source, steps=steps, progress=False)
-    options: dict[str, Any] = {"guidance": profile_of(backbone).guidance(), "progress": False}
+    options: dict[str, Any] = {"guidance": default_guidance(backbone, fast=True), "progress": False}
     found = dict(known)
     for name, editor in lacking.items():
         edited = nmg.edit(backbone, trajectory, targets=[wanted], editor=editor, **options).pictures[0]

@@ -54,7 +54,7 @@ RATES = {
 """Peak learning rates of matrices (Muon) and of the rest (AdamW)."""
 
 
-SCALES = {"noise_map_scale": 30.0, "gradient_scale": 5000.0, "text_scale": 3.0}
+SCALES = {"text_scale": 3.0}
 """The scales of noise map guidance that suit the model, chosen on validation scenes."""
 
 

@@ -35,6 +35,10 @@ MOST = 48
 """Variations of a prompt that a direction is the mean over."""
 WORD = "\0"
 """Stands for the word that is exchanged."""
+FUNCTION_WORDS = frozenset(
+    "a an the this that of in on at to by for from with without and or as is are its it be being".split()
+)
+"""Words that no variation moves: in another's place they make no sentence."""
 
 
 AXES = {"embedding": "1 tokens features", "pooled": "1 width", "encoder": "1 tokens features"}
@@ -77,7 +81,7 @@ class EditDirection:
         """The direction from one content to another.
 
         Two words or phrases are exchanged in the prompt, in whose layout the direction then lies: the mean is over the
-        prompt and those with two of its other words in each other's place. Sentences are taken as they are, as in the
+        prompt and those with two of its other content words in each other's place. Sentences are taken as they are, as in the
         paper, whose mean has every layout and fits no single prompt closely.
 
         Args:
@@ -254,9 +258,10 @@ def exchanged(prompt: str, source: str, target: str) -> str:
 
 
 def variations(prompt: str, backbone: Backbone) -> tuple[str, ...]:
-    """The prompt first, then up to `MOST` - 1 in which two words of equally many tokens stand in each other's place, so
-    that all other words stay where they are."""
-    places = [match.span() for match in re.finditer(r"<[^<>\s]+>|\w+", prompt)]
+    """The prompt first, then up to `MOST` - 1 in which two content words of equally many tokens stand in each other's
+    place, so that all other words stay where they are."""
+    found_words = re.finditer(r"<[^<>\s]+>|\w+", prompt)
+    places = [match.span() for match in found_words if match[0].lower() not in FUNCTION_WORDS]
     lengths = {(a, b): len(backbone.tokens(prompt[a:b]).ids) for a, b in places}
     pairs = [(one, other) for one, other in itertools.combinations(places, 2) if lengths[one] == lengths[other]]
     found = dict.fromkeys(

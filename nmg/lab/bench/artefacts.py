@@ -8,7 +8,7 @@ same folder share what they have in common.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from nmg.lab.bench import plots, published, questions, runner, sheets, tables
 from nmg.lab.bench.columns import TIME
 from nmg.lab.bench.groups import BOUNDS, Group, gather, group
 from nmg.lab.bench.judges import Judge, clip_judge, judged, opened, tifa_judge
-from nmg.lab.bench.methods import Method, find, on_variant
+from nmg.lab.bench.methods import Method, on_variant
 from nmg.lab.bench.pictures import Pictures, examples_of
 from nmg.lab.bench.processes import joined
 from nmg.lab.bench.records import Record
@@ -33,7 +33,7 @@ from nmg.lab.profile import profile_of
 
 COMPARED = ("DDIM", "NTI", "NPI", "ProxNPI", "NMG")
 """The methods of the paper's comparisons."""
-SWEPT = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
+SWEPT = (0.0, 10.0, 100.0, 1000.0, 10_000.0)
 """Noise-map scales of the sweep; 0 steps along the null prompt before every guided step."""
 VARIANTS = ("", ", authors' levels", ", regularised", ", fixed point", ", edit-friendly")
 """The inversions that robustness is measured on; NMG refuses edit-friendly noise, which the table says."""
@@ -115,9 +115,7 @@ class Paper:
     def sheets(self) -> list[Path]:
         """The ready examples of each editor by each method, as pictures: a sheet per editor."""
         folder, ready = Path(self.folder) / "examples", self.ready
-        shown = dataclasses.replace(
-            self, suite=ready, folder=folder, tasks=None, count=None, scales=self._scales(self.methods)
-        )
+        shown = dataclasses.replace(self, suite=ready, folder=folder, tasks=None, count=None, scales=self._scales())
         truths = {
             (task, name): self.backbone.prepare(example.truth)
             for task, named in ready.examples.items()
@@ -168,7 +166,7 @@ class Paper:
     def _run(self, methods: Sequence[str | Method], tasks: Sequence[str] | None = None, **options: Any) -> list[Record]:
         """The records of methods, measured as far as the folder lacks them."""
         given: dict[str, Any] = {
-            "scales": self._scales(methods),
+            "scales": self._scales(),
             "steps": self.steps,
             "text_scale": self._own.get("text_scale") if self.text_scale is None else self.text_scale,
             "progress": self.progress,
@@ -179,14 +177,12 @@ class Paper:
     @property
     def _own(self) -> dict[str, Any]:
         """The model's own scales."""
-        return self.backbone.settings.scales or {"noise_map_scale": self.pictures.noise_map_scale}
+        return self.backbone.settings.scales
 
-    def _scales(self, methods: Sequence[str | Method]) -> Scales | float:
-        """The noise-map scales of methods; one that takes over another's has that."""
+    def _scales(self) -> Scales | float | None:
+        """The noise-map scales that were given or chosen, or the model's own; None leaves the guidances' defaults."""
         scales = chosen_scales(self.folder) if self.scales is None else self.scales
-        if isinstance(scales, Mapping):
-            return {**scales, **{m.name: scales[m.scale_of] for m in map(find, methods) if m.scale_of in scales}}
-        return float(self._own["noise_map_scale"] if scales is None else scales)
+        return self._own.get("noise_map_scale") if scales is None else scales
 
     def _clip(self) -> Judge:
         """How well an edit fits its target prompt."""

@@ -13,8 +13,8 @@ from nmg.inversion import DDIM, Drawn, EditFriendly, FixedPoint, Inversion, Regu
 Guided = Callable[[float, float | None], Guidance]
 """A guidance from the text scale and the noise-map scale."""
 
-GRID = (3.0, 10.0, 30.0, 100.0)
-"""Noise-map scales that the validation split chooses from; the gradient scale stays at the paper's 5000."""
+GRID = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Noise-map scales that the validation split chooses from, where no bound decides; the gradient scale stays 5000."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Method:
         name: in tables, figures and keys.
         guidance: from the text scale, which is the same for all methods of a run, and the noise-map scale.
         inversion: how the noise maps are made; a function of the text scale, for one that depends on it.
+        scaled: whether it has a noise-map scale. Its guidance's default holds where none is chosen or given.
         grid: noise-map scales to choose from on the validation split.
-        scale_of: the method whose chosen scale is taken over, where a grid of its own would cost too much.
         convention, offset: of the inversion; see `nmg.invert`.
         skip: share of the steps that is left out; the editor's habit if None.
     """
@@ -34,16 +34,11 @@ class Method:
     name: str
     guidance: Guided
     inversion: Inversion | Callable[[float], Inversion] = DDIM()
+    scaled: bool = False
     grid: tuple[float, ...] = ()
-    scale_of: str = ""
     convention: str = "aligned"
     offset: int | None = None
     skip: float | None = None
-
-    @property
-    def scaled(self) -> bool:
-        """Whether it has a noise-map scale."""
-        return bool(self.grid or self.scale_of)
 
     def inversion_at(self, text_scale: float) -> Inversion:
         """The inversion of a run at that text scale."""
@@ -86,10 +81,8 @@ def edit_friendly(text_scale: float) -> EditFriendly:
 
 
 def on(method: Method, how: str, inversion: Inversion | Callable[[float], Inversion], **levels: Any) -> Method:
-    """A method on another inversion, at the scale that was chosen for it on plain DDIM."""
-    scale_of = method.name if method.grid else ""
-    name = f"{method.name}, {how}"
-    return dataclasses.replace(method, name=name, inversion=inversion, grid=(), scale_of=scale_of, **levels)
+    """A method on another inversion."""
+    return dataclasses.replace(method, name=f"{method.name}, {how}", inversion=inversion, **levels)
 
 
 def limited(bound: str | None) -> Guided:
@@ -97,7 +90,7 @@ def limited(bound: str | None) -> Guided:
     return lambda text_scale, scale: NoiseMap(text_scale=text_scale, noise_map_scale=scale, bound=bound)
 
 
-PLAIN, NMG, DIRECT = Method("DDIM", plain(CFG)), Method("NMG", noise_map, grid=GRID), Method("Direct", plain(Direct))
+PLAIN, NMG, DIRECT = Method("DDIM", plain(CFG)), Method("NMG", noise_map, scaled=True), Method("Direct", plain(Direct))
 
 METHODS = {
     method.name: method
@@ -108,22 +101,22 @@ METHODS = {
         Method("NPI", plain(NegativePrompt)),
         Method("ProxNPI", plain(ProxNegativePrompt)),
         DIRECT,
-        Method("NTI + NMG", stacked(plain(NullText), noise_map), scale_of="NMG"),
-        Method("Direct + NMG", stacked(plain(Direct), noise_map), scale_of="NMG"),
+        Method("NTI + NMG", stacked(plain(NullText), noise_map), scaled=True),
+        Method("Direct + NMG", stacked(plain(Direct), noise_map), scaled=True),
         on(PLAIN, "regularised", Regularised()),
         on(PLAIN, "fixed point", FixedPoint()),
         on(PLAIN, "edit-friendly", edit_friendly),
         on(NMG, "regularised", Regularised()),
         on(NMG, "fixed point", FixedPoint()),
-        # The conventions of the authors' code, which lead to noise maps of other levels, with scales of their own.
-        Method("NMG, authors' levels", noise_map, grid=GRID, convention="diffusers-0.18", offset=0),
-        Method("NMG, one map later", one_later, grid=GRID),
-        Method("NMG, no Jacobian", jacobian_free, grid=GRID),
+        # The conventions of the authors' code, which lead to noise maps of other levels.
+        Method("NMG, authors' levels", noise_map, scaled=True, convention="diffusers-0.18", offset=0),
+        Method("NMG, one map later", one_later, scaled=True),
+        Method("NMG, no Jacobian", jacobian_free, scaled=True),
         Method("NMG, fast", fast),
-        # Other limits of the step: the paper's has none.
-        Method("NMG, unbounded", limited(None), scale_of="NMG"),
-        Method("NMG, by norm", limited("norm"), scale_of="NMG"),
-        Method("NMG, rescaled", limited("rescale"), scale_of="NMG"),
+        # Other limits of the step: the paper's has none, and its scale needs choosing.
+        Method("NMG, unbounded", limited(None), scaled=True, grid=GRID),
+        Method("NMG, by norm", limited("norm"), scaled=True),
+        Method("NMG, rescaled", limited("rescale"), scaled=True),
         # What further editors are published on.
         on(DIRECT, "drawn", Drawn()),
         on(DIRECT, "Uni-Inv", UniInv()),

@@ -14,7 +14,6 @@ from torch import Tensor
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor, MasaCtrl, PromptToPrompt
-from nmg.guidance.noise_map import BOUNDED
 from nmg.lab import examples, metrics
 from nmg.lab.bench.suites import Case, Scores, Suite
 from nmg.lab.presets import Example
@@ -43,7 +42,6 @@ class Pictures(Suite):
 
     name: ClassVar[str] = "pictures"
     text_scale: ClassVar[float] = 7.5
-    noise_map_scale: ClassVar[float] = BOUNDED
     splits: ClassVar[tuple[str, ...]] = ("validation", "test")
 
     @classmethod

@@ -42,7 +42,6 @@ from nmg.editors import (
     PromptToPrompt,
     UniEdit,
 )
-from nmg.guidance.noise_map import BOUNDED
 from nmg.lab import metrics
 from nmg.lab.bench.annotations import MAPPING, PICTURES, TYPES, Entry, decode, read
 from nmg.lab.bench.suites import Case, Scores, Suite
@@ -151,7 +150,6 @@ class PieBench(Suite):
 
     name: ClassVar[str] = "pie"
     text_scale: ClassVar[float] = 7.5
-    noise_map_scale: ClassVar[float] = BOUNDED
 
     def __post_init__(self) -> None:
         if not (self.folder / MAPPING).is_file() or not (self.folder / PICTURES).is_dir():

@@ -19,6 +19,7 @@ from nmg.lab import figures
 from nmg.lab.bench import plots, runner, sheets, tables
 from nmg.lab.bench.groups import BOUNDS, Group, group
 from nmg.lab.bench.markdown import markdown
+from nmg.lab.bench.methods import GRID
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.suites import Menagerie
 from nmg.lab.presets import SCENES
@@ -42,7 +43,7 @@ COMPARED = ("DDIM", "NTI", "NMG", "NTI + NMG", "Direct")
 TURNS = ("colour change", "contextual change")
 """Tasks on which settings are turned."""
 CURVES = ("DDIM", "NMG", "Direct")
-NOISE_MAP_SCALES = (1.0, 3.0, 10.0, 30.0, 100.0)
+NOISE_MAP_SCALES = {"NMG": (1.0, 10.0, 100.0, 1000.0, 10_000.0), "NMG, unbounded": GRID}
 TEXT_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
 STEP_COUNTS = (5, 10, 20, 50)
 ALIGNMENTS = ("NMG", "NMG, authors' levels", "NMG, one map later")
@@ -176,11 +177,13 @@ def _responses(page: Page) -> None:
     world, where = Menagerie(), {"split": "validation"}
     page.say(
         "## The response to s_N, s_g and s_T",
-        "s_N and s_g act as their product alone, so that one curve answers for both. On the validation split.",
+        "s_N and s_g act as their product alone, so that one curve answers for both. The bounded step can't overshoot, "
+        "the paper's can. On the validation split.",
     )
-    turned: dict[str, dict[float, list[Record]]] = {"NMG": {}}
-    for value in NOISE_MAP_SCALES:
-        turned["NMG"][value] = page.run(world, ["NMG"], TURNS, "turned", scales=value, **where)
+    turned: dict[str, dict[float, list[Record]]] = {
+        method: {value: page.run(world, [method], TURNS, "turned", scales=value, **where) for value in values}
+        for method, values in NOISE_MAP_SCALES.items()
+    }
     page.show("noise-map-scale", plots.response(_of(turned), "s_N (s_g = 5000)", METRICS), "The noise-map scale")
     by_text = {
         value: page.run(world, CURVES, TURNS, f"text-scale-{value:g}", text_scale=value, **where)

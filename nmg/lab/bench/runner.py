@@ -58,7 +58,7 @@ def run(
         count: items of each task; all if None and the suite has an end.
         folder: of records and pictures.
         split: "test" is for reporting, "validation" for choosing.
-        scales: noise-map scales as `tune` returns them, or one for all; the suite's own if None.
+        scales: noise-map scales as `tune` returns them, or one for all; the guidance's default if None.
         steps: of the inversion and of the edit.
         text_scale: the same for every method; the suite's own if None.
         pictures: whether to save the edits.
@@ -72,7 +72,7 @@ def run(
     """
     bench = Bench.opened(pipe, suite, folder, split, steps, text_scale, pictures)
     plan = {
-        task: [Variant(m, scale_for(m, named(suite.editor(task)), scales, suite)) for m in map(find, methods)]
+        task: [Variant(m, scale_for(m, named(suite.editor(task)), scales)) for m in map(find, methods)]
         for task in known_tasks(suite, tasks)
     }
     return bench.measure(plan, count, references=True, callback=callback, progress=progress)

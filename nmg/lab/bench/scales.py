@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nmg.lab.bench.methods import Method
-from nmg.lab.bench.suites import Suite
 
 SCALES = "scales.json"
 """The file of a folder with the scales that the validation split chose, and the means that they were chosen by."""
@@ -28,19 +27,21 @@ def chosen_scales(folder: str | os.PathLike) -> dict[str, dict[str, float]] | No
     return report_of(folder)["scales"] or None
 
 
-def scale_for(method: Method, editor: str, scales: Scales | float | None, suite: Suite) -> float | None:
-    """The noise-map scale at which a method runs; None for a method without one.
+def scale_for(method: Method, editor: str, scales: Scales | float | None) -> float | None:
+    """The noise-map scale at which a method runs; None for a method without one, or at its guidance's default.
 
     Raises:
-        ValueError: where `scales` lack the method or the editor.
+        ValueError: where `scales` lack an editor, or a method that is tuned.
     """
     if not method.scaled:
         return None
     if isinstance(scales, Mapping):
         if editor not in scales.get(method.name, {}):
+            if not method.grid:
+                return None
             raise ValueError(
                 f"no noise-map scale was chosen for {method.name} with {editor}; choose it with `tune`, or give one "
                 "number for all"
             )
         return scales[method.name][editor]
-    return float(suite.noise_map_scale if scales is None else scales)
+    return None if scales is None else float(scales)

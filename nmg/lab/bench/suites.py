@@ -52,14 +52,12 @@ class Suite:
     Attributes:
         name: in keys and records.
         text_scale: classifier-free guidance of every method, unless a run is given another.
-        noise_map_scale: of methods that have one, unless it is chosen on the validation split or given.
         splits: names of the splits.
         references: pictures that no method makes, scored beside the methods'; "identity" returns the source.
     """
 
     name: ClassVar[str]
     text_scale: ClassVar[float]
-    noise_map_scale: ClassVar[float]
     splits: ClassVar[tuple[str, ...]] = ("test",)
     references: ClassVar[tuple[str, ...]] = ("identity",)
 
@@ -112,7 +110,6 @@ class Menagerie(Suite):
 
     name: ClassVar[str] = "menagerie"
     text_scale: ClassVar[float] = MENAGERIE.scales["text_scale"]
-    noise_map_scale: ClassVar[float] = MENAGERIE.scales["noise_map_scale"]
     splits: ClassVar[tuple[str, ...]] = tuple(SEEDS)
     references: ClassVar[tuple[str, ...]] = ("identity", "ceiling")
 

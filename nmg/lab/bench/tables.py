@@ -12,7 +12,6 @@ from nmg.files import replacing
 from nmg.lab.bench.columns import COMPARED, EXPLAINED, LEGEND, SUITES
 from nmg.lab.bench.groups import BASELINE, EDITORS, OWN, RATIO, Group, gather, group
 from nmg.lab.bench.markdown import differences, markdown
-from nmg.lab.bench.methods import METHODS
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.scales import report_of
 from nmg.lab.bench.statistics import Estimate, difference, pooled
@@ -104,20 +103,13 @@ def _tuning(folder: Path, found: list[Record]) -> list[str]:
 
 def _origin(report: dict[str, Any], method: str, editor: str, scale: float) -> tuple[bool, str]:
     """Whether the validation split chose a method's scale, and how to say it."""
-    label, source = f"{method} {scale:g} ({EDITORS.get(editor, editor)}", _tuned_as(method)
-    if report["scales"].get(source, {}).get(editor) != scale:
+    label = f"{method} {scale:g} ({EDITORS.get(editor, editor)}"
+    if report["scales"].get(method, {}).get(editor) != scale:
         return False, f"{label})"
-    if source != method:
-        label += f", taken over from {source}"
-    grid = sorted(map(float, report.get("means", {}).get(source, {}).get(editor, ())))
+    grid = sorted(map(float, report.get("means", {}).get(method, {}).get(editor, ())))
     if scale in (*grid[:1], *grid[-1:]):
         label += f", at the edge of its grid {', '.join(f'{value:g}' for value in grid)}"
     return True, f"{label})"
-
-
-def _tuned_as(method: str) -> str:
-    """The method whose chosen scale a method runs at."""
-    return (METHODS[method].scale_of if method in METHODS else "") or method
 
 
 CSV = ("suite", "split", "editor", "task", "method", "scale", "metric", "n", "mean", "low", "high", "median")

@@ -44,8 +44,8 @@ def tune(
 ) -> dict[str, dict[str, float]]:
     """Choose each method's noise-map scale on the validation split, per editor.
 
-    A method that takes over another's scale (`Method.scale_of`) has that one tuned. The choice is written to
-    scales.json, with the means that it rests on; what was chosen there before, for other methods or editors, stays.
+    The choice is written to scales.json, with the means that it rests on; what was chosen there before, for other
+    methods or editors, stays. A method without a grid has nothing to choose.
 
     Args:
         count: validation items of each task; see `runner.run` for the others.
@@ -60,14 +60,12 @@ def tune(
         raise ValueError(
             f"{suite.name} has no validation split, so no scale can be chosen; give --scales default, or a number"
         )
-    chosen = [find(method) for method in methods]
-    tuned = _with_grids(chosen)
+    tuned = [method for method in map(find, methods) if method.grid]
     bench = Bench.opened(pipe, suite, folder, "validation", steps, text_scale, pictures=False)
     variants = [Variant(method, scale) for method in tuned for scale in method.grid]
     plan = dict.fromkeys(known_tasks(suite, tasks), variants)
     found = bench.measure(plan, count, callback=callback, progress=progress) if tuned else []
     tried = {method.name: by_editor(found, method) for method in tuned}
-    tried |= {method.name: tried[method.scale_of] for method in chosen if method.scale_of in tried}
     report = _extended(report_of(folder), tried, count)
     bench.processes.wait()
     if bench.processes.first and tried:
@@ -75,13 +73,6 @@ def tune(
             part.write_text(json.dumps(report, indent=2))
     bench.processes.wait()
     return report["scales"]
-
-
-def _with_grids(chosen: Sequence[Method]) -> list[Method]:
-    """The methods that have a grid of scales, and those whose scale another takes over."""
-    own = {method.name: method for method in chosen}
-    scaled = (own.get(m.scale_of) or find(m.scale_of) if m.scale_of else m for m in chosen)
-    return list({method.name: method for method in scaled if method.grid}.values())
 
 
 def _extended(before: dict[str, Any], tried: Mapping[str, Mapping[str, Tried]], count: int) -> dict[str, Any]:
