@@ -36,7 +36,8 @@ MOST = 48
 WORD = "\0"
 """Stands for the word that is exchanged."""
 FUNCTION_WORDS = frozenset(
-    "a an the this that of in on at to by for from with without and or as is are its it be being".split()
+    ["a", "an", "the", "this", "that", "of", "in", "on", "at", "to", "by", "for", "from", "with", "without"]
+    + ["and", "or", "as", "is", "are", "its", "it", "be", "being"]
 )
 """Words that no variation moves: in another's place they make no sentence."""
 
@@ -81,7 +82,7 @@ class EditDirection:
         """The direction from one content to another.
 
         Two words or phrases are exchanged in the prompt, in whose layout the direction then lies: the mean is over the
-        prompt and those with two of its other content words in each other's place. Sentences are taken as they are, as in the
+        prompt and those with two of its other content words in each other's place. Sentences are taken as they are, as in
         paper, whose mean has every layout and fits no single prompt closely.
 
         Args:
