@@ -41,10 +41,12 @@ from nmg.menagerie.model import FOLDER, constant_tensors, load_classifier
 from nmg.menagerie.networks import FactorClassifier
 from nmg.menagerie.scene import Scene
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS
-from scripts import card, word_maps
+from scripts import card, goals, word_maps
 
 METHODS = ("DDIM", "NMG")
 """Methods whose edits the model card shows."""
+COMPARING = goals.COMPARING
+"""The method of edits that differ in a setting of the editor alone; its edits are those of NMG."""
 STRONG = 7.5
 """The text scale at which plain DDIM loses the picture."""
 WORDS = tuple(task for task, editor in SCENES.items() if isinstance(editor, PromptToPrompt))
@@ -122,14 +124,14 @@ class Evaluation:
         found = {
             "everyday": self.edits("everyday", Menagerie(self.weights, presets)),
             "strong": self.edits("strong", Menagerie(self.weights, words), text_scale=STRONG),
-            "whole": self.edits("whole", Menagerie(self.weights, whole), ("NMG",)),
-            "blended": self.edits("blended", Blended(self.weights, whole), ("NMG",)),
+            "whole": self.edits("whole", Menagerie(self.weights, whole), (COMPARING,)),
+            "blended": self.edits("blended", Blended(self.weights, whole), (COMPARING,)),
         }
         held = {}
         for share in (0.0, 1.0):
             suite = Menagerie(self.weights, {t: dataclasses.replace(e, self_replace=share) for t, e in words.items()})
             few = dataclasses.replace(self, scenes=min(self.scenes, COMPARED))
-            held[self.records / f"held-{share:g}"] = few.edits(f"held-{share:g}", suite, ("NMG",), pictures=True)
+            held[self.records / f"held-{share:g}"] = few.edits(f"held-{share:g}", suite, (COMPARING,), pictures=True)
         return {**{name: by_task(rows) for name, rows in found.items()}, "held": apart(held)}
 
     def report(self, edited: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +260,7 @@ def apart(runs: Mapping[Path, Sequence[Record]]) -> dict[str, float]:
     """
     found: dict[str, list[float]] = {}
     for pair in zip(*runs.values(), strict=True):
-        if pair[0].method == "NMG":
+        if pair[0].method == COMPARING:
             one, other = (
                 images.to_tensor(images.load(folder / record.pictures["edit"]))
                 for folder, record in zip(runs, pair, strict=True)

@@ -28,7 +28,7 @@ from nmg.files import replacing
 from nmg.guidance import default_guidance
 from nmg.lab.bench import records, runner
 from nmg.lab.bench.processes import joined, own_device
-from nmg.lab.presets import FILE, UNCHOSEN
+from nmg.lab.presets import FILE, UNCHOSEN, chosen
 from nmg.lab.profile import profile_of
 from nmg.lab.scoring import score
 from nmg.menagerie.model import FOLDER, load_classifier
@@ -36,9 +36,9 @@ from nmg.menagerie.tasks import TASKS, VALIDATION_SEEDS
 from nmg.serialize import packed
 
 GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
-    PromptToPrompt: {"cross_replace": (0.2, 0.4, 0.6, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6, 0.8)},
+    PromptToPrompt: {"cross_replace": (0.2, 0.4, 0.6, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)},
     MasaCtrl: {"start_step": (0.05, 0.1, 0.2, 0.3, 0.4), "start_layer": (1, 2, 3, 4, 5)},
-    Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)},
+    Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)},
 }
 """The settings that are tried, by editor."""
 
@@ -87,25 +87,29 @@ def best(task: str, scenes: Sequence[Tried]) -> Editor:
     return max(candidates(UNCHOSEN[task]), key=means)
 
 
-def choose(weights: Path, folder: Path, scenes: int, steps: int) -> dict[str, Editor]:
-    """Try what the folder lacks, and write the best editors beside the model; every process has its share."""
+def choose(
+    weights: Path, folder: Path, scenes: int, steps: int, tasks: Sequence[str] = tuple(TASKS)
+) -> dict[str, Editor]:
+    """Try what the folder lacks, and write the best editors beside the model, where those of other tasks stay; every
+    process has its share."""
     backbone = Backbone(nmg.load(str(weights), own_device(None), torch.float32))
     processes = joined(backbone.device.type == "cpu")
     asked = {"model": runner.model_name(backbone), "steps": steps, "scales": profile_of(backbone).scales}
     records.configure(folder, asked, processes.first)
     processes.wait()
-    paths = {(task, VALIDATION_SEEDS + i): folder / f"{task}-{i}.json" for i in range(scenes) for task in TASKS}
+    paths = {(task, VALIDATION_SEEDS + i): folder / f"{task}-{i}.json" for i in range(scenes) for task in tasks}
     for (task, seed), path in tqdm(processes.share(list(paths.items())), "scenes", disable=not processes.first):
         known = json.loads(path.read_text()) if path.is_file() else {}
         with replacing(path) as part:
             part.write_text(json.dumps(attempts(backbone, weights, task, seed, steps, known)))
     processes.wait()
     tried = {where: json.loads(path.read_text()) for where, path in paths.items()}
-    chosen = {task: best(task, [found for (own, _), found in tried.items() if own == task]) for task in TASKS}
+    best_editors = {task: best(task, [found for (own, _), found in tried.items() if own == task]) for task in tasks}
     if processes.first:
+        written = chosen(weights) | best_editors
         with replacing(weights / FILE) as part:
-            part.write_text(json.dumps({task: packed(editor) for task, editor in chosen.items()}, indent=2))
-    return chosen
+            part.write_text(json.dumps({task: packed(editor) for task, editor in written.items()}, indent=2))
+    return best_editors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--weights", type=Path, default=FOLDER, help="folder of the model (default: the bundled one)")
     p.add_argument("--scenes", type=int, default=4, help="validation scenes of each task (default: %(default)s)")
+    p.add_argument("--tasks", nargs="+", default=tuple(TASKS), choices=TASKS, metavar="TASK", help="(default: all)")
     p.add_argument("--steps", type=int, default=50, help="of every inversion and edit (default: %(default)s)")
     p.add_argument("--records", type=Path, default=Path("runs/presets"), help="what is kept (default: %(default)s)")
     return p
@@ -121,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
-    for task, editor in choose(given.weights, given.records, given.scenes, given.steps).items():
+    for task, editor in choose(given.weights, given.records, given.scenes, given.steps, given.tasks).items():
         print(f"{task:22} {editor}")
 
 

@@ -117,6 +117,9 @@ METHODS = {
         Method("NMG, unbounded", limited(None), scaled=True, grid=GRID),
         Method("NMG, by norm", limited("norm"), scaled=True),
         Method("NMG, rescaled", limited("rescale"), scaled=True),
+        # What flow models are inverted by.
+        on(PLAIN, "Uni-Inv", UniInv()),
+        on(NMG, "Uni-Inv", UniInv()),
         # What further editors are published on.
         on(DIRECT, "drawn", Drawn()),
         on(DIRECT, "Uni-Inv", UniInv()),
