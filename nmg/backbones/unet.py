@@ -213,7 +213,9 @@ class Backbone:
         Raises:
             FloatingPointError: if the encoder returns values that are not finite.
         """
-        (mean,) = self._finite(lambda: [self._encoded(2 * pixels - 1)], "encoded")
+        (mean,) = self._finite(
+            lambda: [self._encoded(2 * pixels - 1)], "encoded", "give another picture, or another VAE"
+        )
         return self._normalised(mean)
 
     def framed(self, x: Tensor) -> Tensor:
@@ -225,7 +227,7 @@ class Backbone:
         # AutoencoderTiny has no distribution.
         return (out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents).float()
 
-    def _finite(self, compute: Callable[[], list[Tensor]], what: str) -> list[Tensor]:
+    def _finite(self, compute: Callable[[], list[Tensor]], what: str, cure: str) -> list[Tensor]:
         """What the autoencoder computes; in float32 where that overflows in half precision.
 
         Raises:
@@ -241,7 +243,7 @@ class Backbone:
             finally:
                 self.vae.to(dtype)
         if not all(x.isfinite().all() for x in found):
-            raise FloatingPointError(f"the VAE {what} values that are not finite, in float32 too; lower the scales")
+            raise FloatingPointError(f"the VAE {what} values that are not finite, in float32 too; {cure}")
         return found
 
     @torch.no_grad()
@@ -253,7 +255,7 @@ class Backbone:
         """
         scaled = self._denormalised(latents)
         # Row by row: decoding is the peak of memory, and pictures don't depend on each other.
-        pixels = self._finite(lambda: [self._decoded(row) for row in scaled.split(1)], "decoded")
+        pixels = self._finite(lambda: [self._decoded(row) for row in scaled.split(1)], "decoded", "lower the scales")
         return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1)
 
     def _decoded(self, row: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ class EditDirection:
         """The direction from one content to another.
 
         Two words or phrases are exchanged in the prompt, in whose layout the direction then lies: the mean is over the
-        prompt and those with two of its other content words in each other's place. Sentences are taken as they are, as in
-        paper, whose mean has every layout and fits no single prompt closely.
+        prompt and those with two of its other content words in each other's place. Sentences are taken as they are, as
+        in the paper, whose mean has every layout and fits no single prompt closely.
 
         Args:
             pipe: a loaded Stable Diffusion pipeline, or a `Backbone`.

@@ -431,11 +431,11 @@ def test_variations_keep_the_word_where_it_stands(sd_shaped, prompt):
     assert [sentence.replace("cat", "dog") for sentence in direction.source] == list(direction.target)
 
 
-def test_only_words_of_equally_many_tokens_change_places(sd_shaped):
+def test_only_content_words_of_equally_many_tokens_change_places(sd_shaped):
     backbone = Backbone(sd_shaped)
-    counts = {word: len(tokenize(word, backbone.tokenizer).ids) for word in ("a", "red", "leopard")}
-    assert counts["a"] == counts["red"] < counts["leopard"]
-    assert variations("a red leopard", backbone) == ("a red leopard", "red a leopard")
+    counts = {word: len(tokenize(word, backbone.tokenizer).ids) for word in ("a", "red", "cat", "leopard")}
+    assert counts["a"] == counts["red"] == counts["cat"] < counts["leopard"]
+    assert variations("a red cat on leopard", backbone) == ("a red cat on leopard", "a cat red on leopard")
 
 
 @pytest.mark.parametrize(("source", "target"), [("cat", "dog"), ("a red cat", "a blue dog"), ("CAT", "sleeping dog")])

@@ -145,7 +145,7 @@ def test_a_model_has_scales_of_its_own_where_none_are_given(options):
     own = MENAGERIE.scales
     method = made("guidance", parsed(*options.split()), own)
     assert method.text_scale == (2.0 if "2" in options else own["text_scale"])
-    assert "none" in options or method.noise_map_scale == own["noise_map_scale"]
+    assert "none" in options or method.noise_map_scale == nmg.NoiseMap().noise_map_scale
 
 
 # ---------------------------------------------------------------- reading and turning

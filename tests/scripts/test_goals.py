@@ -7,7 +7,7 @@ import pytest
 
 from nmg.menagerie.scene import FACTORS
 from scripts import card
-from scripts.goals import Goal, goals
+from scripts.goals import COMPARING, Goal, goals
 
 GOOD = {"psnr": 20.0, "success": 1.0, "psnr_outside": 25.0, "reconstruction_psnr": 30.0}
 SOURCE = {"psnr": 15.0, "success": 0.0, "psnr_outside": None, "reconstruction_psnr": None}
@@ -33,8 +33,8 @@ REPORT = {
     "edits": {
         "everyday": TASKS,
         "strong": TASKS,
-        "whole": {"task 0": {"NMG": POOR}},
-        "blended": {"task 0": {"NMG": GOOD}},
+        "whole": {"task 0": {COMPARING: POOR}},
+        "blended": {"task 0": {COMPARING: GOOD}},
         "held": {"task 0": 0.1},
     },
 }
@@ -68,8 +68,8 @@ def test_a_model_that_shows_all_meets_every_goal():
         (0.7, ("words", "kind", "overlap"), "overlap of the kind's word map", 0.05),
         (0.95, ("words", "place", "mean_mask"), "… above that of the mean mask", 0.05),
         ({**GOOD, "success": 0.5}, ("edits", "everyday", "task 1", "NMG"), "success: task 1", 0.45),
-        (GOOD, ("edits", "whole", "task 0", "NMG"), "local blend, task 0: PSNR outside", 3),
-        ({**POOR, "success": 1.25}, ("edits", "whole", "task 0", "NMG"), "local blend, task 0: success", 0.25),
+        (GOOD, ("edits", "whole", "task 0", COMPARING), "local blend, task 0: PSNR outside", 3),
+        ({**POOR, "success": 1.25}, ("edits", "whole", "task 0", COMPARING), "local blend, task 0: success", 0.25),
         (0.0, ("edits", "held", "task 0"), "mean difference of edits by self_replace", 5),
         (None, ("edits", "everyday", "task 2", "NMG", "success"), "success: task 2", math.inf),
     ],

@@ -23,7 +23,7 @@ def few(monkeypatch):
 
 def test_every_setting_of_the_grid_is_tried():
     tried = presets.candidates(MasaCtrl(threshold=0.3))
-    assert len(tried) == len(set(tried)) == 12 and {editor.threshold for editor in tried} == {0.3}
+    assert len(tried) == len(set(tried)) == 25 and {editor.threshold for editor in tried} == {0.3}
 
 
 def test_success_comes_first_and_then_the_psnr(few):

@@ -90,14 +90,13 @@ def test_sheets_show_the_ready_examples(make, picture, monkeypatch):
     assert path.name == "sheet-prompttoprompt.png" and len(drawn[0].axes) == 3
 
 
-def test_chosen_scales_are_used_and_taken_over(pipe, tmp_path):
-    (tmp_path / "scales.json").write_text(json.dumps({"scales": {"NMG": {"PromptToPrompt": 3.0}}}))
-    own = Paper(pipe, tmp_path, Menagerie())
-    methods = ["DDIM", "NMG", "NMG, regularised"]
-    assert own._scales(methods) == {name: {"PromptToPrompt": 3.0} for name in methods[1:]}
-    assert Paper(pipe, tmp_path, scales=5)._scales(methods) == 5.0
-    # Else the model's own, or the suite's.
-    assert Paper(pipe, tmp_path / "elsewhere", Menagerie())._scales(methods) == Menagerie.noise_map_scale
+def test_chosen_scales_are_used(pipe, tmp_path):
+    scales = {"NMG, unbounded": {"PromptToPrompt": 3.0}}
+    (tmp_path / "scales.json").write_text(json.dumps({"scales": scales}))
+    assert Paper(pipe, tmp_path, Menagerie())._scales() == scales
+    assert Paper(pipe, tmp_path, scales=5)._scales() == 5.0
+    # Else the model's own, which the bundled one leaves to the guidance.
+    assert Paper(pipe, tmp_path / "elsewhere", Menagerie())._scales() is None
 
 
 def test_the_paper_s_methods_are_known():

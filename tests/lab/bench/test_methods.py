@@ -21,8 +21,7 @@ def test_a_variant_is_that_of_the_method_that_has_it():
     assert found.name == "DDIM, authors' levels" and (found.convention, found.offset) == ("diffusers-0.18", 0)
     assert found.guidance is METHODS["DDIM"].guidance
     assert on_variant("NMG", "") is METHODS["NMG"]
-    # A noise-map scale is taken over from plain DDIM.
-    assert on_variant("NMG", ", edit-friendly").scale_of == "NMG"
+    assert on_variant("NMG", ", edit-friendly").scaled and not on_variant("DDIM", ", edit-friendly").scaled
     with pytest.raises(ValueError, match="no variant ', sideways'"):
         on_variant("DDIM", ", sideways")
 

@@ -224,7 +224,7 @@ def test_a_run_edits_every_picture_by_its_editor(bench, tiny, tmp_path):
     ]
     assert all(r.refused is None for r in found), [r.refused for r in found]
     nmg_record = next(r for r in found if r.method == "NMG" and r.item == "000000000000")
-    assert nmg_record.scale == 10 and nmg_record.settings["guidance"]["text_scale"] == 7.5
+    assert nmg_record.scale is None and nmg_record.settings["guidance"]["text_scale"] == 7.5
     assert nmg_record.settings["editor"]["weights"] == {"blue": 2.0} and "mse_outside" in nmg_record.metrics
     assert read(tmp_path) and run(tiny(), bench, ["DDIM", "NMG"], tasks, None, tmp_path, **options) == found
     assert json.loads((tmp_path / "run.json").read_text())["border"] is True

@@ -32,7 +32,8 @@ def test_a_curve_has_a_panel_per_metric_and_a_line_per_method():
 def test_the_page_answers_every_question_with_its_figures(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "ASKED", {name: ASKED[name] for name in ("add glasses", "another pose")})
     monkeypatch.setattr(questions, "COMPARED", ("DDIM", "NMG", "Direct"))
-    for name, few in (("NOISE_MAP_SCALES", (1.0, 3.0)), ("TEXT_SCALES", (1.0, 3.0)), ("STEP_COUNTS", (1, 2))):
+    scales = {"NMG": (1.0, 3.0), "NMG, unbounded": (1.0,)}
+    for name, few in (("NOISE_MAP_SCALES", scales), ("TEXT_SCALES", (1.0, 3.0)), ("STEP_COUNTS", (1, 2))):
         monkeypatch.setattr(questions, name, few)
     monkeypatch.setattr(questions, "TURNS", ("colour change",))
     monkeypatch.setattr(questions, "CURVES", ("DDIM", "NMG"))

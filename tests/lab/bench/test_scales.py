@@ -2,21 +2,25 @@ import json
 
 import pytest
 
-from nmg.lab.bench import METHODS, Menagerie
+from nmg.lab.bench import METHODS
 from nmg.lab.bench.scales import chosen_scales, report_of, scale_for
 
+CHOSEN = {"NMG, unbounded": {"PromptToPrompt": 4.0}}
 
-@pytest.mark.parametrize(
-    ("scales", "used"), [(None, Menagerie.noise_map_scale), (5, 5.0), ({"NMG": {"PromptToPrompt": 4.0}}, 4.0)], ids=str
-)
-def test_scales_are_the_suites_or_given(scales, used):
-    assert scale_for(METHODS["NMG"], "PromptToPrompt", scales, Menagerie()) == used
-    assert scale_for(METHODS["DDIM"], "PromptToPrompt", scales, Menagerie()) is None
+
+@pytest.mark.parametrize(("scales", "used"), [(None, None), (5, 5.0), (CHOSEN, 4.0)], ids=str)
+def test_scales_are_the_guidance_s_own_or_given(scales, used):
+    assert scale_for(METHODS["NMG, unbounded"], "PromptToPrompt", scales) == used
+    assert scale_for(METHODS["DDIM"], "PromptToPrompt", scales) is None
+
+
+def test_a_method_that_is_not_tuned_keeps_its_default():
+    assert scale_for(METHODS["NMG"], "PromptToPrompt", CHOSEN) is None
 
 
 def test_a_scale_that_was_not_chosen_is_an_error():
-    with pytest.raises(ValueError, match="no noise-map scale was chosen for NMG with MasaCtrl"):
-        scale_for(METHODS["NMG"], "MasaCtrl", {"NMG": {"PromptToPrompt": 4.0}}, Menagerie())
+    with pytest.raises(ValueError, match="no noise-map scale was chosen for NMG, unbounded with MasaCtrl"):
+        scale_for(METHODS["NMG, unbounded"], "MasaCtrl", CHOSEN)
 
 
 def test_a_folder_says_what_was_chosen_in_it(tmp_path):

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from nmg.lab.bench import METHODS, Menagerie, Method, chosen_scales, read, run, tune, tuning
+from nmg.lab.bench import METHODS, Menagerie, chosen_scales, read, run, tune, tuning
 from nmg.lab.bench.pictures import Pictures
 from nmg.lab.bench.suites import SEEDS
 from nmg.lab.presets import Example
@@ -13,15 +13,13 @@ from tests.lab.bench.made import OTHER, STEPS, TASK, Counting, record
 def test_the_scale_with_the_best_mean_is_chosen_per_editor(pipe, tmp_path):
     counting = Counting()
     method = dataclasses.replace(METHODS["NMG"], grid=(0.0, 50.0))
-    both = Method("both", METHODS["NMG"].guidance, scale_of="NMG")
-    chosen = tune(pipe, Menagerie(), [both, method, "DDIM"], [TASK, OTHER], 2, tmp_path, callback=counting, **STEPS)
+    chosen = tune(pipe, Menagerie(), [method, "DDIM"], [TASK, OTHER], 2, tmp_path, callback=counting, **STEPS)
     rows = read(tmp_path)
     assert {r.split for r in rows} == {"validation"} and {r.item for r in rows} == set(SEEDS["validation"][:2])
     assert {r.method for r in rows} == {"NMG"} and len(counting.keys) == 8
     report = json.loads((tmp_path / "scales.json").read_text())
     assert report["scales"] == chosen == chosen_scales(tmp_path) and report["split"] == "validation"
-    # A method takes over the scale of another.
-    assert chosen["both"] == chosen["NMG"]
+    assert set(chosen) == {"NMG"}
     for editor, task in (("PromptToPrompt", TASK), ("MasaCtrl", OTHER)):
         tried = {scale: [r for r in rows if (r.task, r.scale) == (task, scale)] for scale in method.grid}
         means = {f"{k:g}": sum(r.metrics["psnr"] for r in some) / 2 for k, some in tried.items()}
