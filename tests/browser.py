@@ -207,6 +207,25 @@ def chromium(scale: float = 1, size: tuple[int, int] = (1280, 1600)) -> Iterator
 
 # ---------------------------------------------------------------- the panel on a page
 
+COLOURS = """
+const parts = colour => colour.match(/[\\d.]+/g)
+    .map((part, i) => part * (colour.startsWith('color(') && i < 3 ? 255 : 1));
+const over = ([r, g, b, a = 1], below) => [r, g, b].map((value, i) => a * value + (1 - a) * below[i]);
+const behind = element => element
+    ? over(parts(getComputedStyle(element).backgroundColor), behind(element.parentElement)) : [255, 255, 255];
+const words = element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+    || (element.matches('input, textarea, select') && (element.value || element.placeholder));
+const empty = element => element.matches('input, textarea') && !element.value;
+const ink = element => over(
+    parts(getComputedStyle(element, empty(element) ? '::placeholder' : null).color), behind(element));
+const light = colour => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => {
+    const value = colour[i] / 255;
+    return sum + share * (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+}, 0);
+const contrast = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+"""
+"""JavaScript: an element's colour of words and of what is behind it, their luminance and contrast."""
+
 
 class Panel:
     """The panel of a notebook, or of a page of its own, in a browser; its parts go by their CSS class without `nmg-`.
@@ -332,6 +351,21 @@ class Panel:
             " && !(element.ariaLabel || element.labels?.length || element.textContent.trim())"
         )
 
+    def faint(self) -> list[str]:
+        """The parts whose words, or placeholders, stand out from what is behind them by less than 4.5 to 1, which the
+        Web Content Accessibility Guidelines ask for."""
+        return self._found(
+            f"element => {{ {COLOURS} return !element.disabled && words(element) && element.checkVisibility() &&"
+            " contrast(ink(element), behind(element)) < 4.5; }"
+        )
+
+    def bright(self) -> list[str]:
+        """The parts that are filled with a bright colour and are larger than a slider's handle."""
+        return self._found(
+            f"element => {{ {COLOURS} const box = element.getBoundingClientRect();"
+            " return box.width > 24 && box.height > 8 && !element.matches('img') && light(behind(element)) > 0.4; }"
+        )
+
     def _found(self, test: str) -> list[str]:
         script = (
             f"panel => [...panel.querySelectorAll('*')].filter({test}).map(element => element.outerHTML.slice(0, 200))"
@@ -383,7 +417,7 @@ class Panel:
 # ---------------------------------------------------------------- screenshots
 
 
-def photograph(panel: Panel, path: Path, limit: int = 400_000) -> None:
+def photograph(panel: Panel, path: Path, limit: int = 300_000) -> None:
     """The panel alone, as a PNG of all its colours where that stays below `limit` bytes, else of 256."""
     panel.page.mouse.move(0, 0)
     panel.page.wait_for_timeout(500)
@@ -406,7 +440,7 @@ def photograph_all(folder: Path, steps: int = 50) -> None:
     """The panel of each notebook after a few tries, each with another tab open."""
     shown = {"ptp": ("cross-replace", 0), "masactrl": ("start-step", 2), "pix2pix": ("amount", 1)}
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as copies, lab(Path(copies)) as address, chromium(scale=2) as page:
+    with tempfile.TemporaryDirectory() as copies, lab(Path(copies)) as address, chromium(scale=1.5) as page:
         for name, (control, tab) in shown.items():
             copy = shortened(ROOT / f"nmg_{name}.ipynb", Path(copies), steps)
             panel = Panel(page(), address(copy))

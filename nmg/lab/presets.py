@@ -29,12 +29,12 @@ from nmg.menagerie.model import FOLDER
 from nmg.serialize import methods_of, unpacked
 
 WHEN = {
-    "object swap": "Another object in the same place. The source's attention is let go early, so that the new object "
-    "finds its own shape.",
+    "object swap": "Another object in the same place. The earlier the source's attention is let go, the freer its "
+    "shape.",
     "contextual change": "New surroundings, the same subject. The less of the layout is taken over, the freer the "
     "place.",
     "face attribute": "An expression or something worn. The prompt gains a word, and everything else stays.",
-    "colour change": "Another colour or material of the same shape. The layout is held for long.",
+    "colour change": "Another colour or material. The longer the layout is held, the more of the shape stays.",
     "global editing": "The style of the whole picture, such as an oil painting. Every pixel may change.",
     "viewpoint alteration": "The same subject seen from another side. The target makes its own layout and keeps the "
     "source's appearance.",

@@ -17,8 +17,13 @@ from nmg.lab.top import HELP
 from nmg.menagerie.model import NAME
 
 SCENE = "scene:7,kind=cat,colour=orange,place=forest,style=plain,pose=sitting"
+TARGET = "a blue cat sitting in the forest, facing forward"
 """What the bundled model begins with where no picture is given."""
 PORT = 8866
+DATA = Path(__file__).parent / "jupyter"
+"""Jupyter's data folder of the page: its template."""
+FRONT = ("@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager", "anywidget")
+"""What of JupyterLab's extensions the page loads; others may belong to another version than Voilà's."""
 
 
 def add(commands: Any) -> None:
@@ -54,7 +59,7 @@ def run_app(arguments: argparse.Namespace) -> None:
     if image is None:
         if arguments.model not in (None, NAME) or (arguments.model is None and device.startswith("cuda")):
             raise ValueError(f"IMAGE is missing; give a picture file, or --model {NAME} for its drawn world")
-        image = SCENE
+        image, arguments.target = SCENE, arguments.target or ("" if arguments.source else TARGET)
     if not image.startswith("scene:"):
         image = str(Path(image).resolve())
     model = arguments.model or (NAME if image.startswith("scene:") else None)
@@ -88,7 +93,9 @@ def _command(notebook: Path, arguments: argparse.Namespace) -> list[str]:
     settings = {
         "Voila.ip": "127.0.0.1",
         "Voila.port_retries": 0,
+        "VoilaConfiguration.extension_allowlist": list(FRONT),
         "port": arguments.port,
+        "template": "nmg",
         "theme": "dark" if arguments.dark else "light",
         "show_tracebacks": True,
     }
@@ -97,10 +104,10 @@ def _command(notebook: Path, arguments: argparse.Namespace) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, in which a kernel finds the same package wherever it starts."""
-    here = str(Path(__file__).parents[3])
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    """This process's, in which Voilà finds the page's template, and a kernel the same package wherever it starts."""
+    found = {"PYTHONPATH": Path(__file__).parents[3], "JUPYTER_PATH": DATA}
+    paths = {name: [str(path), *filter(None, [os.environ.get(name)])] for name, path in found.items()}
+    return {**os.environ, **{name: os.pathsep.join(several) for name, several in paths.items()}}
 
 
 def opened(
@@ -108,9 +115,14 @@ def opened(
 ) -> Any:
     """The panel of the page, with its model loaded."""
     import torch
+    from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     from nmg.lab.panel.widgets import panel
     from nmg.pipelines import load
 
+    # The page says itself that it is loading.
+    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     pipe = load(model, device, None if dtype is None else getattr(torch, dtype))
     return panel(pipe, image, source, target, steps=steps)

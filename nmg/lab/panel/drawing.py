@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nmg.editors.masactrl import foreground
 from nmg.lab import figures
+from nmg.lab.presets import SMALL_WORDS
 
 SMALL = 128
 """Pixels up to which a picture is shown crisp, each pixel as a square."""
@@ -60,8 +61,10 @@ def masked(picture: Image.Image, mask: Bool[np.ndarray, "height width"] | Tensor
 
 
 def attention(picture: Image.Image, maps: Sequence[tuple[str, Tensor]], region: Tensor | None = None) -> str:
-    """The source picture under the attention map of each token, and under the blend's mask if there is one: HTML."""
-    tiles = [(token, figures.lit(picture, foreground(values))) for token, values in maps]
+    """The source picture under the attention map of each telling token, and under the blend's mask if there is one:
+    HTML."""
+    telling = [(token, values) for token, values in maps if token.lower() not in SMALL_WORDS]
+    tiles = [(token, figures.lit(picture, foreground(values))) for token, values in telling]
     if region is not None:
         tiles.append(("blend mask", masked(picture, region)))
     return tiled([(label, f"where “{label}” looks", tile) for label, tile in tiles], 96)

@@ -35,7 +35,7 @@ class History:
         # Made beforehand, so that no thread makes a widget.
         self._tiles = [self._tile(place) for place in range(TILES)]
         self.strip = classed(w.Box([]), "history")
-        self.widget = classed(w.VBox([heading("Tried: go back to"), self.strip]), "tried-box")
+        self.widget = classed(w.VBox([heading("Tried so far: click to go back"), self.strip]), "tried-box")
         self.widget.layout.display = "none"
 
     def _tile(self, place: int) -> Any:

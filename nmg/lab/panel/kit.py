@@ -50,10 +50,11 @@ def widget_of(row: Control, follows: bool = False) -> Any:
     Args:
         follows: whether a slider tells every value that it is dragged over, or the last one alone.
     """
-    value, shared = row.value, {**_style(row.label), "continuous_update": follows and isinstance(row.value, Number)}
+    value, style = row.value, _style(row.label, row.help)
+    shared = {**style, "continuous_update": follows and isinstance(value, Number)}
     match value:
         case Choice():
-            return dropdown(row.label, tuple(value.options))
+            return w.Dropdown(options=tuple(value.options), **style)
         case Number(whole=True):
             return w.IntSlider(min=int(value.low), max=int(value.high), step=int(value.step), **shared)
         case Number():
@@ -64,10 +65,11 @@ def widget_of(row: Control, follows: bool = False) -> Any:
     return w.Text(placeholder=value.example, **shared)
 
 
-def dropdown(label: str, options: tuple[str, ...]) -> Any:
-    return w.Dropdown(options=options, **_style(label))
+def dropdown(label: str, options: tuple[str, ...], words: str = "") -> Any:
+    """A choice; `words` explain its label to who points at it."""
+    return w.Dropdown(options=options, **_style(label, words))
 
 
-def _style(label: str) -> dict[str, Any]:
+def _style(label: str, words: str) -> dict[str, Any]:
     layout = w.Layout(width="auto", margin="2px 0")
-    return {"description": label, "style": {"description_width": "114px"}, "layout": layout}
+    return {"description": label, "tooltip": words, "style": {"description_width": "114px"}, "layout": layout}

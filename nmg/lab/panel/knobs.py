@@ -18,6 +18,7 @@ from nmg.lab.presets import Preset
 from nmg.lab.values import Number, Prompt
 
 AUTOMATIC, OWN = "automatic", "own settings"
+PRESET = "an editor with its numbers for a kind of edit; automatic: for the difference of the prompts"
 CLASSES = {"words": "foreground"}
 """CSS classes of controls, without `nmg-`, that do not follow from their name."""
 ALWAYS = ("noise_map_scale", "text_scale")
@@ -56,7 +57,7 @@ class Knobs:
         self._turning, self._here = threading.Lock(), threading.local()
         self.widgets = {row: self._watched(row, held is not None) for row in CONTROLS if row.label}
         self._fit_ranges()
-        self.preset = classed(dropdown("preset", (AUTOMATIC, *presets, OWN)), "preset")
+        self.preset = classed(dropdown("preset", (AUTOMATIC, *presets, OWN), PRESET), "preset")
         self.preset.observe(self._chosen, "value")
         self.when, self.remarks, self.scales, self.starts = note(), note("warning"), note(), note()
         suited = self._suited(*self._prompts())

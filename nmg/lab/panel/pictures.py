@@ -20,6 +20,7 @@ from nmg.request import Request
 EVERY = 0.12
 """Seconds between two previews."""
 DRAWN = ("change", "words", "distances")
+WORDS = "Bright: where each word of the source prompt looks, in the mean over the steps."
 
 
 class Pictures:
@@ -36,12 +37,11 @@ class Pictures:
         self._drawn_at = 0.0
         self._curves: dict[str, tuple[float, ...]] = {}
         self.drawn = {name: classed(w.HTML(""), name) for name in DRAWN}
-        self.changed = note()
-        drift = note()
+        self.changed, self.words, drift = (note() for _ in range(3))
         drift.value = "How far the source row is from its noise map after each step: what the edit inherits."
         own = {
             "Change": w.VBox([self.changed, self.drawn["change"]]),
-            "Words": self.drawn["words"],
+            "Words": w.VBox([self.words, self.drawn["words"]]),
             "Drift": w.VBox([drift, self.drawn["distances"]]),
         }
         shown = {**own, **tabs}
@@ -57,7 +57,7 @@ class Pictures:
             self.stage.size, self.stage.wiped = list(engine.picture.size), self.stage.wiped + 1
             self.stage.source, self.stage.reconstruction, self.stage.edit = picture, b"", picture
             self.stage.against, self.stage.showing, self.stage.measures = "source", "nothing made yet", {}
-        self.changed.value = ""
+        self.changed.value = self.words.value = ""
         for widget in self.drawn.values():
             widget.value = ""
         self._show_truth(request)
@@ -72,8 +72,7 @@ class Pictures:
         self._show_truth(tried.request)
         self._show_change(tried)
         self.drawn["words"].value = drawing.attention(source, tried.attention, tried.region)
-        if not tried.attention and tried.region is None:
-            self.drawn["words"].value = "This model's words have no attention maps of their own."
+        self.words.value = WORDS if tried.attention else "This model's words have no attention maps of their own."
         self._show_drift(tried, history)
 
     def show_edit(self) -> None:
@@ -114,7 +113,7 @@ class Pictures:
         source = self.engine.picture
         self.drawn["change"].value = drawing.changes(source, tried.picture, self.truth(tried.request))
         share, limit = drawing.change(source, tried.picture).mean(), drawing.CHANGED
-        self.changed.value = f"{share:.0%} of the pixels differ from the source by more than {limit:.0%} of the range"
+        self.changed.value = f"Bright: the {share:.0%} of the pixels that differ from the source by over {limit:.0%}."
 
     def _show_drift(self, tried: Tried, history: Sequence[Tried]) -> None:
         """The drift of the source row; beside it another one for comparison, the newest that there is."""

@@ -23,6 +23,7 @@ function render({ model, el }) {
   element("span", "line", view);
   const left = element("span", "tag nmg-left", view);
   const right = element("span", "tag nmg-right", view);
+  element("div", "hint", el).textContent = "Drag over the picture to compare. Left of the line:";
   const thumbs = element("div", "thumbs", el, { role: "radiogroup", "aria-label": "left of the line" });
 
   // ---------------------------------------------------------------- pictures
@@ -31,7 +32,8 @@ function render({ model, el }) {
   const address = (name) => {
     const bytes = model.get(name);
     if (addresses[name]?.bytes !== bytes) {
-      if (addresses[name]) URL.revokeObjectURL(addresses[name].url);
+      // A picture may still be loading from the old address.
+      if (addresses[name]) setTimeout(URL.revokeObjectURL, 10_000, addresses[name].url);
       addresses[name] = { bytes, url: bytes?.byteLength ? URL.createObjectURL(new Blob([bytes])) : "" };
     }
     return addresses[name].url;

@@ -101,7 +101,7 @@ def panel(
 
 
 class Panel(w.VBox):
-    """The panel over a `Controller`: the main picture beside its controls, tabs, and what was tried.
+    """The panel over a `Controller`: the main picture above its tabs, beside the controls above what was tried.
 
     Attributes:
         controller: what computes; `settings`, `result`, `history` and `error` are its own.
@@ -124,9 +124,9 @@ class Panel(w.VBox):
         self.stage.observe(self._let_go, "held")
         self.pictures.tabs.observe(lambda change: self._show_mask(), "selected_index")
         left = classed(w.VBox([self.stage, self.status.widget]), "left")
-        desk = classed(w.Box([left, self.knobs.widget]), "desk")
+        right = classed(w.VBox([self.knobs.widget, self.strip.widget]), "right")
         style = w.HTML(STYLE, layout=w.Layout(display="none"))
-        self.children = (style, desk, self.pictures.tabs, self.strip.widget)
+        self.children = (style, classed(w.Box([left, right, self.pictures.tabs]), "desk"))
         self.knobs.show()
         self._begin(origin)
 

@@ -18,19 +18,25 @@ needs_voila = pytest.mark.skipif(importlib.util.find_spec("voila") is None, reas
 @pytest.mark.browser
 @pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 @needs_voila
-def test_the_page_edits_and_fits_at_every_width():
-    scene = "scene:7,kind=cat,colour=orange,place=forest,style=plain,pose=sitting"
-    with browser.app(scene, *BUNDLED, "--steps", "4", "--dark") as address, browser.chromium(size=(1280, 800)) as page:
+@pytest.mark.parametrize("dark", [True, False], ids=["dark", "light"])
+def test_the_page_edits_and_fits_at_every_width(dark):
+    options = [*BUNDLED, "--steps", "4", *["--dark"] * dark]
+    with browser.app(*options) as address, browser.chromium(size=(1280, 800)) as page:
         panel = browser.Panel(page(), address)
         first = panel.result()
-        source = panel.part("source-prompt", "textarea").input_value()
-        edit = panel.result(lambda: panel.write("target-prompt", source.replace("orange", "blue")))
-        assert edit != first and "automatic: colour change" in panel.part("preset", "select").inner_text()
-        panel.result(lambda: panel.drag("text-scale", 0.3))
+        assert panel.part("target-prompt", "textarea").input_value() == app.TARGET
+        edit = panel.result(lambda: panel.write("target-prompt", app.TARGET.replace("blue", "pink")))
+        named = panel.part("preset", "select").evaluate("choice => choice.selectedOptions[0].text")
+        assert edit != first and named.replace("\xa0", " ") == "automatic: colour change"
+        dragged = panel.result(lambda: panel.drag("text-scale", 0.3))
+        assert dragged != edit and panel.result(lambda: panel.press("noise-map-scale", "ArrowLeft", 20)) != dragged
         for width in (900, 1280, 1440):
             panel.page.set_viewport_size({"width": width, "height": 800})
-            assert panel.scrolling() == [] and panel.sticking_out() == []
-        assert sum(map(int, panel.colour("controls"))) > 3 * 128, "words are light on a dark page"
+            assert panel.scrolling() == [] and panel.sticking_out() == [] and panel.faint() == []
+            boxes = [panel.part(name).bounding_box() for name in ("view", "text-scale", "negative-prompt", "status")]
+            assert all(box["y"] >= 0 and box["y"] + box["height"] <= 800 for box in boxes)
+        assert bool(panel.bright()) != dark, "a light page is bright"
+        # Nothing is asked of another machine.
         assert panel.complaints == []
 
 

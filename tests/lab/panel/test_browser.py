@@ -11,6 +11,8 @@ from tests.notebooks import ROOT
 
 STEPS = 8
 WIDTHS = (900, 1280, 1440)
+OWN = {"nmg_ptp.ipynb": "cross-replace", "nmg_masactrl.ipynb": "start-step", "nmg_pix2pix.ipynb": "amount"}
+"""A slider of the editor's own."""
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())]
 
 
@@ -38,27 +40,31 @@ def opened(served):
         assert panel.complaints == []
 
 
+@pytest.mark.parametrize("name", browser.TASKS)
 @pytest.mark.parametrize("served", [True, False], ids=["dark", "light"], indirect=True)
-def test_the_panel_fits_its_cell_and_names_its_parts(served, opened):
-    panel, dark = opened("nmg_ptp.ipynb"), served[-1]
+def test_the_panel_fits_its_cell_and_is_read_in_both_themes(served, opened, name):
+    panel, dark = opened(name), served[-1]
     panel.result()
-    tabs = panel.part("tabs", ".lm-TabBar-tab")
+    tabs, own = panel.part("tabs", ".lm-TabBar-tab"), OWN[name]
     for width in WIDTHS:
         panel.page.set_viewport_size({"width": width, "height": 800})
         for i in range(tabs.count()):
             tabs.nth(i).click()
             panel.until(lambda i=i: "lm-mod-current" in tabs.nth(i).get_attribute("class"), "the tab opens")
-            assert panel.scrolling() == [] and panel.sticking_out() == []
-        # The edit and the sliders are in view together.
+            assert panel.scrolling() == [] and panel.sticking_out() == [] and panel.faint() == []
+            assert not (dark and panel.bright())
+        # The edit, the sliders and the way back are in view together, and where the tabs begin.
         panel.part("panel").evaluate("panel => panel.scrollIntoView()")
-        boxes = [panel.part(name).bounding_box() for name in ("view", "noise-map-scale", "text-scale", "cross-replace")]
+        seen = ("view", "noise-map-scale", "text-scale", own, "status")
+        boxes = [panel.part(name).bounding_box() for name in seen]
         assert all(box["y"] >= 0 and box["y"] + box["height"] <= 800 for box in boxes)
+        assert panel.part("history").bounding_box()["y"] < 780 and tabs.first.bounding_box()["y"] < 780
         assert boxes[1]["x"] >= boxes[0]["x"] + boxes[0]["width"]
     assert panel.nameless() == []
-    light = sum(int(part) for part in panel.colour("controls")) > 3 * 128
-    assert light == dark, "words are light on a dark page"
+    assert bool(panel.bright()) != dark, "a light page is bright"
 
 
+@pytest.mark.parametrize("served", [True, False], ids=["dark", "light"], indirect=True)
 def test_sliders_the_wipe_and_the_history_by_keyboard(opened):
     panel = opened("nmg_ptp.ipynb")
     first = panel.result()
@@ -84,6 +90,7 @@ def test_sliders_the_wipe_and_the_history_by_keyboard(opened):
 
     panel.write("blend", "elephant")
     panel.until(lambda: "ValueError: 'elephant'" in panel.text("error"), "the panel says what was refused")
+    assert panel.faint() == []
     assert panel.picture("edit") == first
     panel.write("blend", "")
     panel.part("error").wait_for(state="hidden")
@@ -135,18 +142,18 @@ def test_another_picture_is_chosen_or_dropped(opened):
     panel = opened("nmg_ptp.ipynb")
     panel.result()
     red, blue = (_png(colour) for colour in ("red", "blue"))
-    panel.part("upload").locator("xpath=..").locator("input[type=file]").or_(
-        panel.page.locator("input[type=file]")
-    ).first.set_input_files({"name": "red.png", "mimeType": "image/png", "buffer": red})
+    with panel.page.expect_file_chooser() as chooser:
+        panel.part("upload").click()
+    chooser.value.set_files({"name": "red.png", "mimeType": "image/png", "buffer": red})
     panel.until(lambda: panel.picture("source").getpixel((9, 9)) == (255, 0, 0), "the chosen picture is there")
     panel.drop("blue.png", blue)
     panel.until(lambda: panel.picture("source").getpixel((9, 9)) == (0, 0, 255), "the dropped picture is there")
     assert panel.part("target-prompt", "textarea").input_value() == ""
 
 
-@pytest.mark.parametrize(("name", "control"), [("nmg_masactrl.ipynb", "start-step"), ("nmg_pix2pix.ipynb", "amount")])
-def test_the_scale_and_the_editors_own_control(opened, name, control):
-    panel = opened(name)
+@pytest.mark.parametrize("name", ["nmg_masactrl.ipynb", "nmg_pix2pix.ipynb"])
+def test_the_scale_and_the_editors_own_control(opened, name):
+    panel, control = opened(name), OWN[name]
     first = panel.result()
     moved = panel.result(lambda: panel.press("noise-map-scale", "ArrowLeft", 5))
     assert moved != first
