@@ -4,6 +4,9 @@ import base64
 
 import pytest
 
+import nmg
+from nmg.lab.presets import SCENES
+from scripts.notebook_presets import refreshed
 from tests.families import FAMILIES
 from tests.notebooks import ROOT, execute, inject
 
@@ -65,6 +68,34 @@ def test_a_notebook_is_committed_whole_and_without_definitions(name):
         assert all(output.output_type != "error" for output in cell.get("outputs", []))
         if cell.cell_type == "code":
             assert not any(line.startswith(("def ", "class ")) for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize("name", EDITING)
+def test_the_editors_numbers_are_the_presets(name):
+    import nbformat
+
+    cells = [cell.source for cell in nbformat.read(ROOT / name, as_version=4).cells if cell.cell_type == "code"]
+    assert sum("scene=(Scene(" in source for source in cells) >= 2
+    words = f"{name} has other numbers than presets.json; python -m scripts.notebook_presets writes them"
+    assert refreshed(cells) == cells, words
+
+
+def test_a_preset_is_written_beside_the_numbers_for_photographs(monkeypatch):
+    scene = 'example = examples.pick(pipe, scene=(Scene("rabbit", "pink", "forest", seed=10_004), {"colour": "blue"}))'
+    monkeypatch.setitem(SCENES, "colour change", nmg.PromptToPrompt(cross_replace=0.8, self_replace=0.1))
+    plain, usual = "nmg.PromptToPrompt", nmg.PromptToPrompt().self_replace
+    for held, written in (
+        ("cross_replace=0.5 if drawn else 0.8, self_replace=0.2", "self_replace=0.1 if drawn else 0.2"),
+        ("cross_replace=0.8", f"self_replace=0.1 if drawn else {usual}"),
+    ):
+        cell, later = refreshed([f"{scene}\neditor = {plain}({held})\nprint()", f"editor = {plain}({held})"])
+        assert cell == f"{scene}\neditor = {plain}(cross_replace=0.8, {written})\nprint()"
+        assert later == f"editor = {plain}(cross_replace=0.8, {written})"
+        assert refreshed([cell, later]) == [cell, later]
+    with pytest.raises(ValueError, match="the preset of colour change is PromptToPrompt.*makes a MasaCtrl"):
+        refreshed([scene, "editor = nmg.MasaCtrl()"])
+    with pytest.raises(ValueError, match="the example of no task"):
+        refreshed([scene.replace("pink", "gray")])
 
 
 def test_an_unknown_parameter_is_an_error():
