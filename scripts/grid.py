@@ -22,7 +22,6 @@ from typing import Any
 from nmg.files import replacing
 from nmg.guidance import NoiseMap
 from nmg.guidance.noise_map import ENERGIES
-from nmg.lab.bench.command import CLASSIFIER
 from nmg.lab.bench.methods import METHODS, Method
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.runner import run
@@ -77,8 +76,7 @@ def measured(
     split: str,
 ) -> Measured:
     """The records of every cell of the grid; what their folders hold is not measured again."""
-    own = (Path(str(pipe.name_or_path)) / CLASSIFIER).is_file()
-    suite = Menagerie(Path(pipe.name_or_path)) if own else Menagerie()
+    suite = Menagerie.of(Path(pipe.name_or_path))
     options: dict[str, Any] = {"methods": methods, "tasks": tasks, "count": count, "split": split, "pictures": False}
     return {
         (steps, scale): run(

@@ -14,12 +14,14 @@ from nmg.menagerie.networks import FactorClassifier
 NAME = "menagerie"
 """What the bundled model is called on the command line, in recipes and in trajectories."""
 FOLDER = Path(__file__).parent / "weights"
+CLASSIFIER = "classifier.safetensors"
+"""In a folder that training wrote: the model reads its own edits."""
 
 
 @functools.cache
 def load_classifier(folder: Path = FOLDER) -> FactorClassifier:
     """The factor classifier of the bundled world, or another that training wrote."""
-    return FactorClassifier.load(folder / "classifier.safetensors")
+    return FactorClassifier.load(folder / CLASSIFIER)
 
 
 def settings(**scales: float) -> dict[str, Any]:

@@ -84,8 +84,7 @@ class Paper:
             return self.suite
         if not profile_of(self.pipe).knows_scenes:
             return self.ready
-        trained = Path(self.backbone.name)
-        return Menagerie(trained) if (trained / "classifier.safetensors").is_file() else Menagerie()
+        return Menagerie.of(Path(self.backbone.name))
 
     @cached_property
     def ready(self) -> Pictures:

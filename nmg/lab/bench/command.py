@@ -22,8 +22,6 @@ from nmg.lab.top import HELP
 from nmg.menagerie import model as menagerie
 
 SCENES, VALIDATION, STEPS = 8, 4, 50
-CLASSIFIER = "classifier.safetensors"
-"""In a folder that training wrote: the model reads its own edits."""
 USUAL = tuple(name for name, method in METHODS.items() if "," not in name and "+" not in name)
 """Methods that are compared if none is named: every guidance by itself."""
 QUICK: dict[str, Any] = {
@@ -164,8 +162,7 @@ def run_bench(arguments: argparse.Namespace) -> None:
 def _suite(arguments: argparse.Namespace) -> Suite:
     if arguments.pie_bench:
         return PieBench(arguments.pie_bench)
-    own = arguments.model and (Path(arguments.model) / CLASSIFIER).is_file()
-    return Menagerie(Path(arguments.model)) if own else Menagerie()
+    return Menagerie.of(Path(arguments.model or menagerie.FOLDER))
 
 
 def _chosen(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nmg.lab import figures
 from nmg.lab.bench.groups import BOUNDS, Group, place
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.statistics import Item
+from nmg.lab.bench.suites import kind_of
 
 NAMED = {"identity": "source", "ceiling": "truth\nas autoencoded"}
 """What the pictures of the bounds show."""
@@ -54,7 +55,7 @@ def sheet(
     if shown := [truths.get(item) for item in items] if truths and truths.keys() & {*items} else []:
         cells.append(shown)
         rows, notes = [*rows, "true edit"], [*notes, [""] * len(items)]
-    heads = [f"{item[0]}\n{_change(first[item])}" for item in items]
+    heads = [f"{kind_of(item[0])}\n{_change(first[item])}" for item in items]
     return figures.sheet(cells, heads, rows, notes, group.title, inch=1.4)
 
 

@@ -14,9 +14,9 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.lab import scoring
-from nmg.lab.presets import FURTHER, SCENES
+from nmg.lab.presets import FILE, FURTHER, SCENES, chosen
 from nmg.lab.profile import MENAGERIE
-from nmg.menagerie.model import FOLDER, load_classifier
+from nmg.menagerie.model import CLASSIFIER, FOLDER, load_classifier
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Task
 
 Scores = tuple[dict[str, float], dict[str, str]]
@@ -112,6 +112,16 @@ class Menagerie(Suite):
     text_scale: ClassVar[float] = MENAGERIE.scales["text_scale"]
     splits: ClassVar[tuple[str, ...]] = tuple(SEEDS)
     references: ClassVar[tuple[str, ...]] = ("identity", "ceiling")
+
+    @classmethod
+    def of(cls, folder: Path) -> Menagerie:
+        """The scenes for the model of a folder: with a classifier and presets of its own, where the folder has them."""
+        own: dict[str, Any] = {}
+        if (folder / CLASSIFIER).is_file():
+            own["classifier"] = folder
+        if (folder / FILE).is_file():
+            own["presets"] = chosen(folder)
+        return cls(**own)
 
     @property
     def tasks(self) -> tuple[str, ...]:
