@@ -1,7 +1,7 @@
-"""The benchmark's two tables in short: `python -m scripts.summary` prints Markdown from docs/bench and docs/bench75.
+"""The benchmark's tables in short: `python -m scripts.summary` prints Markdown from the runs kept in docs.
 
 The first has the reconstructions, the second the edits' PSNR to the exact counterfactual and its paired difference to
-plain DDIM, with an asterisk where the 95 % interval excludes 0.
+plain DDIM, with an asterisk where the 95 % interval excludes 0; the third every editor on every task.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+
+from nmg.menagerie.tasks import TASKS
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLUMNS = {
@@ -18,17 +20,54 @@ COLUMNS = {
     "pix2pix-zero": ("bench", "Pix2PixZero"),
 }
 """What a column shows: the run, and the editor."""
+FLOW = {"Prompt-to-Prompt": ("flow", "PromptToPrompt"), "MasaCtrl": ("flow", "MasaCtrl")}
+"""The same on the flow twin."""
+EDITED = {
+    "identity": ("bench", "identity"),
+    "the task's own, `NoiseMap()`": ("bench", "NMG"),
+    "Plug-and-Play": ("editors", "PlugAndPlay"),
+    "Guide-and-Rescale": ("editors", "GuideAndRescale"),
+    "FlowEdit": ("editors", "FlowEdit"),
+    "Uni-Edit": ("editors", "UniEdit"),
+    "Prompt-to-Prompt on edit-friendly noise": ("editors", "PromptToPrompt"),
+    "ceiling": ("bench", "ceiling"),
+}
+"""What a row of the third table shows: the run, and the method or editor."""
 Row = dict[str, str]
 
 
-def rows(metric: str, docs: Path = DOCS) -> dict[str, dict[str, Row]]:
+def read(run: str, docs: Path = DOCS) -> list[Row]:
+    """Every row of a run's table."""
+    with (docs / run / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def rows(metric: str, columns: dict[str, tuple[str, str]] = COLUMNS, docs: Path = DOCS) -> dict[str, dict[str, Row]]:
     """By column and method, the row of a metric over all of an editor's tasks."""
     found: dict[str, dict[str, Row]] = {}
-    for column, (run, editor) in COLUMNS.items():
-        with (docs / run / "table.csv").open() as file:
-            wanted = [row for row in csv.DictReader(file) if (row["editor"], row["task"]) == (editor, "all")]
+    for column, (run, editor) in columns.items():
+        wanted = [row for row in read(run, docs) if (row["editor"], row["task"]) == (editor, "all")]
         found[column] = {row["method"]: row for row in wanted if row["metric"] == metric}
     return found
+
+
+def editors(docs: Path = DOCS) -> str:
+    """A row for each editor and a column for each task: success and mean PSNR."""
+    lines = [["", *TASKS], ["---"] * (len(TASKS) + 1)]
+    for name, (run, wanted) in EDITED.items():
+        own = [row for row in read(run, docs) if wanted in (row["method"], row["editor"])]
+        own = [row for row in own if row["method"] not in ("identity", "ceiling") or row["method"] == wanted]
+        found = {(row["task"].partition(" by ")[0], row["metric"]): float(row["mean"]) for row in own}
+        lines.append(
+            [
+                name,
+                *(
+                    f"{found[task, 'success']:.2f} / {found[task, 'psnr']:.1f}" if (task, "psnr") in found else "–"
+                    for task in TASKS
+                ),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(found: dict[str, dict[str, Row]], cell: Callable[[Row], str]) -> str:
@@ -56,8 +95,15 @@ def edit(row: Row) -> str:
 
 
 def printed() -> str:
-    """Both tables."""
-    return f"{table(rows('reconstruction_psnr'), reconstruction)}\n\n{table(rows('psnr'), edit)}"
+    """All tables: the bundled model's three, and the first two of the flow twin."""
+    parts = [
+        table(rows("reconstruction_psnr"), reconstruction),
+        table(rows("psnr"), edit),
+        editors(),
+        table(rows("reconstruction_psnr", FLOW), reconstruction),
+        table(rows("psnr", FLOW), edit),
+    ]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

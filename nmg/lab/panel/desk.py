@@ -14,6 +14,8 @@ ROLES = ("guidance", "editor")
 """The methods of a request that have controls."""
 ASKED = {row.name: row.field for row in CONTROLS if row.of == (Request,)}
 """The fields of a request by the name of their control."""
+STRENGTH = ("noise_map_scale", "guard")
+"""Controls of how strongly the source is kept, and where."""
 TURNED = {row.name: row for row in CONTROLS if row.of != (Request,)}
 """The controls of methods by name."""
 
@@ -65,6 +67,9 @@ class Desk:
                 raise TypeError(f"there is no setting {name!r}; the settings are {', '.join((*ASKED, *TURNED))}")
         if isinstance(target := changes.get("target"), str):
             changes["target"] = (target,) if target.strip() else ()
+        if self._held().get("bound") == "map" and any(changes.get(name) is not None for name in STRENGTH):
+            # A row that is put on its map has no strength; whoever turns it asks for less than that.
+            changes = {"bound": "element", **changes}
         values = {**self.values}
         methods = {**self.methods}
         for role in ROLES:

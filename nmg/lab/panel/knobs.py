@@ -10,7 +10,8 @@ from typing import Any
 
 from nmg.attention import sites
 from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero
-from nmg.lab.controls import CONTROLS, Control
+from nmg.guidance import NoiseMap
+from nmg.lab.controls import CONTROLS, Control, parts
 from nmg.lab.kinds import kind_of
 from nmg.lab.panel.controller import Controller, Failed
 from nmg.lab.panel.kit import classed, dropdown, heading, note, say, w, widget_of
@@ -88,7 +89,7 @@ class Knobs:
                 unet = self.controller.engine.backbone.network
                 widget.max = sum(not site.is_cross for site in sites(unet).values()) - 1
             scale = row.value.shown(self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
-            if scale is not None:
+            if scale is not None and not self._lands():
                 # What is stronger, a bound cuts off.
                 widget.max = max(widget.max, scale)
 
@@ -185,7 +186,10 @@ class Knobs:
         return row.name != "embedded_scale" or self.controller.engine.backbone.is_told_guidance
 
     def _displayed(self, row: Control, value: Any) -> Any:
-        """A control's value as its widget has it: a step as its share of the steps, a layer by number."""
+        """A control's value as its widget has it: a step as its share of the steps, a layer by number, the strength of
+        what is put on its map at the end of its range."""
+        if row.name == "noise_map_scale" and self._lands():
+            return self.widgets[row].max
         if row.name == "start_step" and isinstance(value, int):
             return value / max(1, self.controller.request.steps or 1)
         if row.name == "start_layer" and value is None:
@@ -195,6 +199,10 @@ class Knobs:
         if row.name == "embedded_scale" and value is None:
             return self.controller.engine.backbone.settings.embedded_scale
         return row.value.read("") if value is None and not hasattr(self.widgets[row], "max") else value
+
+    def _lands(self) -> bool:
+        """Whether the source row is put on its noise maps."""
+        return any(isinstance(part, NoiseMap) and part.lands for part in parts(self.controller.request.guidance))
 
     def _said_start(self, values: Mapping[str, Any]) -> str:
         count, start = self.controller.request.steps or 1, values.get("start_step")
@@ -220,6 +228,8 @@ def _said_scales(values: Mapping[str, Any]) -> str:
     """The product of the scales, in HTML."""
     if "noise_map_scale" not in values:
         return f"{html.escape(values['guidance'])} has no noise-map scale"
+    if values["bound"] == "map":
+        return "the source is put on its noise maps; turn the scale down to let it go"
     scale, gradient = values["noise_map_scale"], values["gradient_scale"]
     if not isinstance(scale, int | float):
         return "one number for each step, until you turn it"

@@ -62,7 +62,8 @@ def panel(
             `nmg.lab.examples`, which brings the prompts, the editor and the truth.
         source: what the picture shows; a scene brings its caption.
         target: what the edit should show; none for the reconstruction alone.
-        guidance: how the source row stays on its noise maps; `nmg.default_guidance(pipe)` if not given.
+        guidance: how the source row stays on its noise maps; `NoiseMap.fast()` at the model's text scale if not given,
+            whose strength the noise-map scale turns down.
         editor: what the target takes from the source; if not given, the example's, or that of the preset which the
             difference of the prompts asks for, or `PromptToPrompt()`.
         steps: DDIM steps.
@@ -91,7 +92,7 @@ def panel(
     presets = profile_of(engine.backbone).presets() if presets is None else presets
     suited = presets.get(kind_of(source, target or "") or "") if target else None
     chosen = editor or (suited.build(source, target) if suited and target else PromptToPrompt())
-    methods = guidance or default_guidance(engine.backbone), chosen, inversion
+    methods = guidance or default_guidance(engine.backbone, fast=True), chosen, inversion
     targets = (target,) if target and target.strip() else ()
     request = Request("", source, targets, negative, *methods, steps, engine.picture.size)
     made = Panel(engine, origin, request, presets, automatic=editor is None)

@@ -56,3 +56,12 @@ def test_what_differs_is_what_is_in_use():
     found = differing(changed(guidance="direct", steps=3, text_scale=4.0), REQUEST)
     assert {row.name: value for row, value in found.items()} == {"guidance": "direct", "steps": 3, "text_scale": 4.0}
     assert differing(REQUEST, REQUEST) == {}
+
+
+@pytest.mark.parametrize(("name", "value"), [("noise_map_scale", 7.0), ("guard", "mask.png")])
+def test_a_strength_is_turned_where_there_was_none(name, value):
+    desk = Desk.of(REQUEST).turned(guidance=nmg.NoiseMap.fast())
+    assert desk.turned(text_scale=4.0).request.guidance.lands
+    guidance = desk.turned(**{name: value}).request.guidance
+    assert guidance.bound == "element" and not guidance.jacobian
+    assert desk.turned(**{name: value}).turned(bound="map", guard=None).request.guidance.lands
