@@ -90,6 +90,8 @@ PROXIES: dict[str, Proxy] = {
     "proxy_dreamsim": Proxy(
         "DreamSim to the source", lambda seen: metrics.DreamSim("cpu")(seen.edited, seen.source), -1
     ),
+    # A judge of several billion parameters: on a GPU where there is one.
+    "proxy_viescore": Proxy("VIEScore", lambda seen: metrics.VieScore()(seen.edited, seen.source, [seen.prompts[1]])),
 }
 """The proxies by the name that records give them."""
 
