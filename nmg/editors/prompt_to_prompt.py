@@ -139,9 +139,26 @@ class PromptToPrompt(Editor):
         for target in targets:
             self.correspondence(source, target)
         if targets:
+            self._check_positions(backbone, request)
             self._check_weights(targets, request.steps)
             if self.local_blend is not None:
                 self.local_blend.check(tokens, request.steps)
+
+    def _check_positions(self, backbone: Backbone, request: Asked) -> None:
+        """Raise for `self_positions` that no layer has so few of."""
+        if self.self_positions is None:
+            return
+        if any(site.is_joint for site in sites(backbone.network).values()):
+            raise ValueError(
+                "PromptToPrompt: self_positions chooses layers by their positions, and here all have the same, since "
+                "text and picture share one sequence; give layers instead"
+            )
+        fewest = min(backbone.cross_positions(backbone.latent_size(request.size)))
+        if self.self_positions < fewest:
+            raise ValueError(
+                f"PromptToPrompt: self_positions={self.self_positions!r} is less than the {fewest} of the smallest "
+                f"layer, so that no layout is taken over; give {fewest} at least, or self_replace=0"
+            )
 
     def _check_weights(self, targets: Sequence[Tokens], count: int) -> None:
         """Raise for a weight that acts in none of `count` steps: weights act where cross-attention is replaced."""

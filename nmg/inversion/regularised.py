@@ -37,7 +37,7 @@ class Regularised(Inversion):
         seed: of the shifts.
 
     Raises:
-        ValueError: for weights that are not finite, or fewer than one round or shift.
+        ValueError: for weights that are not finite or both 0, or fewer than one round or shift.
     """
 
     auto_correlation: float = 20.0
@@ -50,6 +50,8 @@ class Regularised(Inversion):
         for name in ("auto_correlation", "divergence"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"Regularised: {name}={getattr(self, name)!r} must be a finite number, such as 20")
+        if not self.auto_correlation and not self.divergence:
+            raise ValueError("Regularised: with both weights 0 nothing is moved; give one, or take DDIM()")
         for name in ("rounds", "shifts"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

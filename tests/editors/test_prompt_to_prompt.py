@@ -289,6 +289,11 @@ def test_a_word_that_its_prompt_does_not_hold_is_an_error_that_lists_the_words(s
         sample((BLUE,), editor=PromptToPrompt(**options))
 
 
+def test_a_layout_that_no_layer_holds_is_refused(sample):
+    with pytest.raises(ValueError, match=r"self_positions=1 is less than the \d+ of the smallest layer"):
+        sample((BLUE,), editor=PromptToPrompt(self_positions=1))
+
+
 def test_a_word_of_one_target_need_not_stand_in_the_others(sample):
     assert sample((BLUE, SMILING), editor=PromptToPrompt(weights={"smiling": 2})).isfinite().all()
 

@@ -214,8 +214,8 @@ def whitened(noise, seed=0, **options):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_without_weights_a_regularised_inversion_is_ddim(backbone, picture, trajectory, seed):
-    method = Regularised(auto_correlation=0, divergence=0, seed=seed)
+def test_with_weights_that_move_nothing_a_regularised_inversion_is_ddim(backbone, picture, trajectory, seed):
+    method = Regularised(auto_correlation=1e-30, divergence=0, seed=seed)
     plain = invert(backbone, picture, trajectory.prompt, steps=4, inversion=method, progress=False)
     assert torch.equal(plain.maps, trajectory.maps)
     named = invert(backbone, picture, trajectory.prompt, steps=4, inversion=DDIM(), progress=False)
@@ -326,6 +326,7 @@ def test_a_regularised_inversion_works_in_inference_mode(backbone, picture):
     [
         ({"auto_correlation": math.nan}, "auto_correlation=nan must be a finite number"),
         ({"divergence": math.inf}, "divergence=inf must be a finite number"),
+        ({"auto_correlation": 0, "divergence": 0}, "with both weights 0 nothing is moved"),
         ({"rounds": 0}, "rounds=0 must be a whole number from 1 on"),
         ({"shifts": -1}, "shifts=-1 must be a whole number from 1 on"),
         ({"rounds": True}, "rounds=True must be a whole number"),
