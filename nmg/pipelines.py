@@ -61,7 +61,7 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
         dtype: float32, if not given; on CUDA float16, or bfloat16 where a family needs its range. Latents stay float32.
 
     Raises:
-        OSError: if the model can't be found or fetched, with what would work.
+        OSError: if the model can't be found, fetched or read, with what would work.
 
     Returns:
         A `NoiseMapGuidancePipeline` for Stable Diffusion 1 and 2; for another family, diffusers' own pipeline of it.
@@ -77,6 +77,12 @@ def load(model: str | None = None, device: str | torch.device | None = None, dty
         raise OSError(
             f"the model {model!r} can't be loaded: {str(error).strip().splitlines()[0]} — give a folder in diffusers' "
             f"layout, a hub id that this machine can reach, or {BUNDLED!r}, which is bundled"
+        ) from error
+    except (AttributeError, TypeError) as error:
+        raise OSError(
+            f"the model {model!r} can't be read by diffusers {diffusers.__version__} and transformers "
+            f"{transformers.__version__}: {error} — pip install -U diffusers transformers, or take the releases that "
+            "it was saved with"
         ) from error
     if model == BUNDLED:
         pipe.register_to_config(_name_or_path=BUNDLED)
@@ -119,6 +125,8 @@ def generate(
 
 
 with quiet():
+    import diffusers
+    import transformers
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
     from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 

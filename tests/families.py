@@ -4,12 +4,66 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 
 TOKENIZER = Path(__file__).parent / "reference" / "sd-shaped" / "tokenizer"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+# ---------------------------------------------------------------- what an older release lacks
+
+
+def classes(library: Any, *names: str) -> list[Any]:
+    """Classes of diffusers or transformers; the test is skipped where the installed release lacks one."""
+    _skip_without(library, [name for name in names if not hasattr(library, name)])
+    return [getattr(library, name) for name in names]
+
+
+def missing_of_sd35() -> list[str]:
+    """What the installed diffusers lacks of the transformer of Stable Diffusion 3.5."""
+    known = inspect.signature(diffusers.SD3Transformer2DModel.__init__).parameters
+    settings = ("qk_norm", "dual_attention_layers")
+    return [f"{name} of SD3Transformer2DModel" for name in settings if name not in known]
+
+
+def needs_sd35() -> None:
+    """Skip the test where Stable Diffusion 3.5 and the flow twin can't be built."""
+    _skip_without(diffusers, missing_of_sd35())
+
+
+def cast_layers(network: Any) -> None:
+    """Layers kept in bfloat16 that compute in float32; the test is skipped where diffusers has no layerwise casting."""
+    _skip_without(diffusers, [name for name in ("enable_layerwise_casting",) if not hasattr(network, name)])
+    network.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+
+
+def checkpoint(network: Any) -> None:
+    """Gradient checkpointing; the test is skipped where diffusers does that in training mode alone."""
+    source = inspect.getsource(inspect.getmodule(diffusers.models.unets.unet_2d_blocks.UNetMidBlock2DCrossAttn))
+    _skip_without(diffusers, [] if "is_grad_enabled" in source else ["gradient checkpointing outside training mode"])
+    network.enable_gradient_checkpointing()
+
+
+def _skip_without(library: Any, missing: list[str]) -> None:
+    if missing:
+        pytest.skip(f"{library.__name__} {library.__version__} has no {', no '.join(missing)}")
+
+
+def offload(pipe: Any) -> None:
+    """What sequential offload does to each part; `enable_sequential_cpu_offload` itself takes no CPU for the device."""
+    from accelerate import cpu_offload
+
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            cpu_offload(part, execution_device=torch.device("cpu"))
+
+
+# ---------------------------------------------------------------- parts
 
 
 def clip_tokenizer(pad=None):
@@ -161,8 +215,7 @@ def sd3(dynamic=False):
     """Stable Diffusion 3.5: three text encoders, a patch of 2, and a second attention of the picture alone."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    if "dual_attention_layers" not in inspect.signature(SD3Transformer2DModel.__init__).parameters:
-        pytest.skip("this release of diffusers has no Stable Diffusion 3.5")
+    needs_sd35()
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=16,
@@ -212,15 +265,13 @@ def qwen_tokenizer():
 def qwen(layers=2):
     """Qwen-Image: one language model, text padded and masked, latents packed, an autoencoder of films."""
     from diffusers import FlowMatchEulerDiscreteScheduler
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    try:
-        from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
-    except ImportError:
-        pytest.skip("this release of diffusers has no Qwen-Image")
+    parts = ("QwenImagePipeline", "QwenImageTransformer2DModel", "AutoencoderKLQwenImage")
+    pipeline, network, autoencoder = classes(diffusers, *parts)
+    configuration, encoder = classes(transformers, "Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration")
     torch.manual_seed(0)
     tokenizer = qwen_tokenizer()
-    transformer = QwenImageTransformer2DModel(
+    transformer = network(
         patch_size=2,
         in_channels=16,
         out_channels=4,
@@ -230,7 +281,7 @@ def qwen(layers=2):
         joint_attention_dim=16,
         axes_dims_rope=(8, 4, 4),
     )
-    vae = AutoencoderKLQwenImage(
+    vae = autoencoder(
         base_dim=12,
         z_dim=4,
         dim_mult=[1, 2],
@@ -241,7 +292,7 @@ def qwen(layers=2):
     )
     rope = {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default", "rope_theta": 1e6}
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    config = Qwen2_5_VLConfig(
+    config = configuration(
         text_config={
             **sizes,
             "num_hidden_layers": 2,
@@ -257,11 +308,11 @@ def qwen(layers=2):
         hidden_size=16,
     )
     shift = {"base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
-    pipe = QwenImagePipeline(
+    pipe = pipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **shift),
         vae=vae.eval(),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        text_encoder=encoder(config).eval(),
         tokenizer=tokenizer,
     )
     # A token is a byte here, and the template's beginning has more of them.
@@ -288,6 +339,8 @@ def flux(dev=True, double=2, single=2):
         axes_dims_rope=(4, 4, 8),
         guidance_embeds=dev,
     )
+    old = type(transformer.pos_embed).__name__ == "EmbedND"
+    _skip_without(diffusers, ["positions of FLUX.1 that all rows share"] if old else [])
     first, second = clip_tokenizer(), t5_tokenizer()
     shift = (
         {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0} if dev else {"shift": 1.0}

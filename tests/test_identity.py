@@ -73,23 +73,14 @@ def sliced(pipe):
 
 
 def cast(pipe):
-    if not hasattr(pipe.unet, "enable_layerwise_casting"):
-        pytest.skip("this release of diffusers casts no layers")
-    pipe.unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
-
-
-def offloaded(pipe):
-    from accelerate import cpu_offload
-
-    # What sequential offload does to each part.
-    cpu_offload(pipe.unet, torch.device("cpu"))
+    families.cast_layers(pipe.unet)
 
 
 def rescheduled(pipe):
     pipe.scheduler.register_to_config(steps_offset=0)
 
 
-@pytest.mark.parametrize("change", [renamed, fused, sliced, cast, offloaded, rescheduled])
+@pytest.mark.parametrize("change", [renamed, fused, sliced, cast, families.offload, rescheduled])
 def test_a_network_is_the_same_however_it_is_called_and_run(build, change):
     pipe = build()
     before = Identity.of(pipe, SOURCE)

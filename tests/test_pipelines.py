@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,12 @@ def test_a_model_that_is_nowhere_is_an_error(tmp_path):
     for model in (str(tmp_path), "no/where"):
         with pytest.raises(OSError, match="'menagerie', which is bundled"):
             nmg.load(model)
+
+
+def test_a_folder_of_a_class_that_is_not_installed_is_an_error(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PipelineOfTomorrow", "_diffusers_version": "9.0"}')
+    with pytest.raises(OSError, match=f"can't be read by diffusers {diffusers.__version__} and .*PipelineOfTomorrow"):
+        nmg.load(str(tmp_path))
 
 
 def test_the_call_is_the_functional_core(pipe, trajectory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +113,41 @@ def check_network(unet: Any, reads: tuple[str, ...] = ()) -> None:
             f"the network has {', '.join(found)}, which leaves out layers, or takes what they gave in another step, so "
             "that an edit would not see them; undo it first, for example with pipe.transformer.disable_cache()"
         )
+
+
+def check_release(network: Any) -> None:
+    """Raise for a network with settings that the installed diffusers does not know: it has left out the layers that
+    they ask for, and those layers' weights.
+
+    Raises:
+        TypeError: with the settings.
+    """
+    known = inspect.signature(type(network).__init__).parameters
+    given = {name: value for name, value in network.config.items() if name[0] != "_" and name not in known}
+    # What is empty or off asks for nothing.
+    if others := [f"{name}={value!r}" for name, value in given.items() if value]:
+        raise TypeError(
+            f"the {type(network).__name__} was saved with {', '.join(others)}, which {_installed()} does not know, so "
+            "that it left out layers; pip install -U diffusers, and load it again"
+        )
+
+
+def check_positions(network: Any) -> None:
+    """Raise for a FLUX.1 of diffusers 0.30, whose positions differ by row; later ones have the same for all.
+
+    Raises:
+        TypeError: with the release.
+    """
+    if type(network.pos_embed).__name__ == "EmbedND":
+        raise TypeError(
+            f"FLUX.1 works with diffusers 0.31 and later, and {_installed()} is installed; pip install -U diffusers"
+        )
+
+
+def _installed() -> str:
+    from diffusers import __version__
+
+    return f"diffusers {__version__}"
 
 
 def _replaced(unet: nn.Module) -> Iterator[str]:

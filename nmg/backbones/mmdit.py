@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nmg.alignment import Tokens, tokenize
 from nmg.attention import Site, sites
+from nmg.backbones import checks
 from nmg.backbones.unet import Backbone
 from nmg.conditioning import Conditioning
 from nmg.levels import Step, steps
@@ -32,6 +34,10 @@ class MMDiT(Backbone):
     """Class of the network."""
     PICTURE_FIRST = False
     """Whether the sequence of a joint layer begins with the picture."""
+
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        checks.check_release(self.network)
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
@@ -171,7 +177,7 @@ class Packed(MMDiT):
         return self.pipe.default_sample_size
 
     def _schedule(self, count: int) -> dict[str, Any]:
-        return {"sigmas": [1 - i / count for i in range(count)]}
+        return {"sigmas": np.linspace(1, 1 / count, count)}
 
     def _called(self, x: Latents, timestep: float, text: Conditioning) -> Latents:
         own = self._inputs(x, timestep, text)
@@ -213,6 +219,10 @@ class Flux(Packed):
     APPEARANCE = {57: (0, 1, 17, 18, 25, 28, 53, 54, 56)}
     """By the number of layers, those without which a picture changes most, and which carry its appearance: the vital
     layers of Avrahami et al. 2025, "Stable Flow", arXiv 2411.14430."""
+
+    def __init__(self, pipe: Any):
+        super().__init__(pipe)
+        checks.check_positions(self.network)
 
     @property
     def max_tokens(self) -> int:

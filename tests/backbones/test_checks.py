@@ -24,6 +24,7 @@ from nmg import (
 )
 from nmg.backbones.checks import SWAPS, unfollowed
 from nmg.undo import undoing
+from tests import families
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
 QUICK = {"steps": 2, "progress": False}
@@ -166,9 +167,7 @@ def test_a_gradient_through_weights_that_leave_is_refused(build, trajectory, met
 )
 def test_what_takes_no_gradient_works_with_cast_weights(build, trajectory, methods):
     pipe = build()
-    if not hasattr(pipe.unet, "enable_layerwise_casting"):
-        pytest.skip("this release of diffusers casts no layers")
-    pipe.unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    families.cast_layers(pipe.unet)
     found = edit(pipe, trajectory, targets=[TARGET], progress=False, **methods)
     assert found.latents.isfinite().all()
 

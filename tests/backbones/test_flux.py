@@ -1,5 +1,6 @@
 """FLUX.1 on a tiny random network: what diffusers' own pipeline computes, and the editors on it."""
 
+import diffusers
 import pytest
 import torch
 from torch.testing import assert_close
@@ -191,12 +192,24 @@ def test_classifier_free_guidance_is_said_to_be_needless(pipe, picture):
 
 
 def test_a_network_that_reads_a_second_picture_is_refused(pipe):
-    kontext = pytest.importorskip("diffusers").__dict__.get("FluxKontextPipeline")
-    if kontext is None:
-        pytest.skip("this release of diffusers has no FluxKontextPipeline")
+    (kontext,) = families.classes(diffusers, "FluxKontextPipeline")
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     with pytest.raises(TypeError, match="FluxKontextPipeline reads a second picture"):
         Backbone(kontext(**parts))
+
+
+def test_a_network_with_layers_that_the_installed_diffusers_left_out_is_refused():
+    pipe = families.flux()
+    pipe.transformer.register_to_config(off_by_default=None, norm_of_tomorrow="rms")
+    message = f"saved with norm_of_tomorrow='rms', which diffusers {diffusers.__version__} does not know"
+    with pytest.raises(TypeError, match=message):
+        Backbone(pipe)
+
+
+def test_it_needs_a_diffusers_in_which_all_rows_have_the_same_positions(pipe, monkeypatch):
+    monkeypatch.setattr(type(pipe.transformer.pos_embed), "__name__", "EmbedND")
+    with pytest.raises(TypeError, match="FLUX.1 works with diffusers 0.31 and later"):
+        Backbone(pipe)
 
 
 def test_a_folder_is_loaded_by_the_class_that_it_names(pipe, picture, tmp_path):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import nmg
 from nmg import CFG, Backbone, Direct, MasaCtrl, NoiseMap, PromptToPrompt
 from nmg.levels import transfer
+from tests import families
 from tests.families import FAMILIES
 
 SOURCE, TARGET = "a red cat sitting in the forest", "a blue cat sitting in the forest"
@@ -69,13 +70,10 @@ def test_a_lora_of_ones_own_is_edited_with_as_if_it_were_the_models(name, pictur
 
 @pytest.mark.parametrize("guidance", [GENTLE, CFG(3.0)], ids=["with a gradient", "without"])
 def test_layers_that_lie_elsewhere_are_brought_when_they_run(family, picture, guidance):
-    """Sequential offload; `enable_sequential_cpu_offload` itself takes no CPU for the device."""
-    from accelerate import cpu_offload
-
     pipe = family()
     expected = edited(pipe, picture, guidance)
     _, network = named(pipe)
-    cpu_offload(network, execution_device="cpu")
+    families.offload(pipe)
     assert all(parameter.device.type == "meta" for parameter in network.parameters())
     assert_close(edited(pipe, picture, guidance), expected, rtol=1e-4, atol=1e-4)
     assert all(parameter.device.type == "meta" for parameter in network.parameters())
@@ -99,10 +97,7 @@ def test_parts_that_lie_elsewhere_are_brought_in_their_turn(family, picture, mon
 
 def test_where_weights_are_exchanged_a_gradient_is_refused(family, picture):
     pipe = family()
-    name, network = named(pipe)
-    if not hasattr(network, "enable_layerwise_casting"):
-        pytest.skip("this release of diffusers casts no layers")
-    network.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    families.cast_layers(named(pipe)[1])
     with pytest.raises(ValueError, match="layerwise casting exchanges the weights .* NoiseMap\\(jacobian=False\\)"):
         edited(pipe, picture)
     # What the message says works.

@@ -126,6 +126,6 @@ def test_a_folder_is_loaded_by_the_class_that_it_names(pipe, picture, tmp_path):
     pipe.save_pretrained(tmp_path)
     loaded = nmg.load(str(tmp_path), device="cpu")
     assert type(loaded) is type(pipe) and not any(p.requires_grad for p in loaded.unet.parameters())
-    options = {"guidance": NoiseMap(text_scale=3.0), **QUIET}
+    options = {"guidance": CFG(3.0), **QUIET}
     expected, found = (edit(p, picture, SOURCE, [TARGET], **options).latents for p in (pipe, loaded))
     assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,9 @@
 """The flow twin of the bundled model: an ordinary Stable Diffusion 3 folder that knows the world's captions."""
 
-import inspect
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 
 import nmg
 from nmg import images
@@ -13,16 +11,14 @@ from nmg.backbones import ModelSettings
 from nmg.menagerie import model
 from nmg.menagerie.captions import caption
 from nmg.menagerie.scene import Scene
+from tests import families
 
-HAS_TWIN = "qk_norm" in inspect.signature(SD3Transformer2DModel.__init__).parameters
-"""Whether this diffusers has the flow twin's layers; the oldest that is supported has not."""
 FOLDER = Path(model.__file__).parent / "flow"
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    if not HAS_TWIN:
-        pytest.skip("needs a newer diffusers")
+    families.needs_sd35()
     return nmg.Backbone(nmg.load(str(FOLDER), "cpu", torch.float32))
 
 

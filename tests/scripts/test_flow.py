@@ -1,25 +1,20 @@
 """The flow twin is trained as an ordinary Stable Diffusion 3 pipeline computes it."""
 
-import inspect
-
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 from torch.testing import assert_close
 
 from nmg.menagerie import networks
 from scripts.training import flow
 from scripts.training.data import tokenized
+from tests import families
 
-HAS_TWIN = "qk_norm" in inspect.signature(SD3Transformer2DModel.__init__).parameters
-"""Whether this diffusers has the flow twin's layers; the oldest that is supported has not."""
 CAPTIONS = ["a cat on a beach", "a smiling red dog"]
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    if not HAS_TWIN:
-        pytest.skip("needs a newer diffusers")
+    families.needs_sd35()
     torch.manual_seed(0)
     tokenizer = networks.build_tokenizer(tmp_path_factory.mktemp("flow") / "tokenizer")
     encoders = tuple(networks.build_projected_text_encoder(tokenizer) for _ in range(2))

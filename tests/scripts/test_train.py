@@ -1,12 +1,10 @@
 """The recipe from rendering to an exported folder, on few scenes and small networks."""
 
-import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -17,10 +15,10 @@ from nmg.menagerie.model import FOLDER, constant_tensors
 from nmg.menagerie.scene import SIZE
 from nmg.menagerie.tasks import TRAIN_SEEDS
 from scripts import train
+from tests import families
 
-HAS_TWIN = "qk_norm" in inspect.signature(SD3Transformer2DModel.__init__).parameters
-"""Whether this diffusers has the flow twin's layers; the oldest that is supported has not."""
-STAGES = "" if HAS_TWIN else "--stages classifier vae decoder unet export"
+STAGES = "--stages classifier vae decoder unet export" if families.missing_of_sd35() else ""
+"""All but the flow twin where diffusers can't build it."""
 SMALL = "--scenes 16 --workers 1 --watched 2 --warmup 0 --vae-channels 8 8 16 16 --unet-channels 16 16 --flow-width 32"
 BATCHES = (
     "--vae-batch 4 --decoder-batch 4 --classifier-batch 8 --unet-batch 8 --flow-batch 4 --flow-width 32 --flow-layers 2"
@@ -105,10 +103,10 @@ def test_curves_are_means_of_neighbours_without_rows_of_counts_alone():
     assert train.thinned(rows[:5]) == rows[:5]
 
 
-@pytest.mark.skipif(not HAS_TWIN, reason="needs a newer diffusers")
 def test_the_flow_twin_is_an_ordinary_stable_diffusion_3(trained):
     from diffusers import StableDiffusion3Pipeline
 
+    families.needs_sd35()
     absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
     pipe = StableDiffusion3Pipeline.from_pretrained(
         trained / "pipeline-flow", torch_dtype=torch.float32, local_files_only=True, **absent
