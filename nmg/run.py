@@ -14,13 +14,13 @@ from torch import Tensor
 
 from nmg import rows
 from nmg.activations import sparing
-from nmg.attention import Attend, Features, attending, changing
+from nmg.attention import Attend, Features, Site, attending, changing
 from nmg.backbones import Backbone
 from nmg.backbones.unet import frozen
 from nmg.conditioning import Conditioning
 from nmg.inversion import Trajectory
 from nmg.levels import Step, spread, transfer
-from nmg.types import Doubled, Latents
+from nmg.types import Doubled, Heads, KeyMask, Latents, TokenMaps
 from nmg.undo import no_inference
 
 C = TypeVar("C")
@@ -153,6 +153,16 @@ class Run:
         with changing(self.backbone.network, features):
             eps = self.backbone.predict(x, step, text, attend) if len(x) else x
         return rows.completed(eps, copies, null_half)
+
+    def word_maps(self, site: Site, q: Heads, k: Heads, mask: KeyMask | None) -> TokenMaps | None:
+        """How much the picture attends to the text in a layer of one call: of the text half, mean over heads. None for
+        a layer in which words are not looked for."""
+        backbone, size = self.backbone, self.latent_size
+        if not backbone.shows_words(site, q.shape[2], size):
+            return None
+        _, (q, k, mask) = rows.by_half(q, k, mask, null_half=self.null_half)
+        maps = backbone.word_maps(site, q, k, mask, size).float().mean(1)
+        return maps.unflatten(1, backbone.word_map_size(size))
 
     def gradient(
         self,

@@ -15,5 +15,7 @@ KeyMask = Bool[Tensor, "rows 1 1 keys"]
 Probabilities = Float[Tensor, "rows heads queries keys"]
 WordMaps = Float[Tensor, "rows heads positions tokens"]
 """How much every position of the picture attends to every token of the text."""
+TokenMaps = Float[Tensor, "text_rows height width tokens"]
+"""The same of the text half, as maps: mean over heads."""
 TokenMap = Float[Tensor, "source_tokens target_tokens"]
 Mask = Bool[Tensor, "rows 1 height width"]

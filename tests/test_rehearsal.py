@@ -83,7 +83,9 @@ CHOSEN = [
     ("flux", "layout", "noise map", "uni"),
     ("flux", "masactrl", "direct", "ddim"),
     ("flux", "direction", "cfg", "fixed point"),
+    ("flux", "masactrl, masks", "cfg", "ddim"),
     ("qwen", "words", "direct", "uni"),
+    ("qwen", "masactrl, words", "direct", "uni"),
     ("qwen", "masactrl", "negative prompt", "ddim"),
     ("qwen", "direction", "cfg", "fixed point"),
 ]
@@ -92,8 +94,6 @@ CHOSEN = [
 
 def refused(family, editor, guidance, inversion):
     """How a case is refused by name, if it is."""
-    if family == "sd3" and editor in ("masactrl, masks", "masactrl, words"):
-        return "MasaCtrl with masks or words"
     if family == "sd3" and editor in ("plug-and-play", "guide-and-rescale"):
         return "features of a UNet's decoder"
     if editor == "flow-edit" and guidance != "direct":

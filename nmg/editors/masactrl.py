@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from nmg import masks, rows
 from nmg.alignment import find
-from nmg.attention import Attend, Site, attention, probabilities, sites, spatial_size
+from nmg.attention import Attend, Site, attention, sites, spatial_size
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
@@ -41,7 +41,9 @@ class MasaCtrl(Editor):
 
     From a step and a layer on, a target's queries attend to the source's keys and values, in the null and the text half
     alike. With masks (section 4.2) the target's foreground attends to the source's foreground only, and its background
-    to the source's background only. Give either the masks, or the words that they are found by.
+    to the source's background only. Give either the masks, or the words that they are found by. Where text and picture
+    attend to each other in one sequence, all this is the picture's part of it; the targets keep their own text's keys
+    and values, to which every position attends.
 
     Args:
         start_step: the first step of mutual attention, or its share of the steps, such as 0.2. Before it, the target
@@ -52,9 +54,9 @@ class MasaCtrl(Editor):
         layers: the very layers, instead of all from `start_layer` on.
         source_mask, target_mask: the foreground of the source and of every target, as an array, a PIL image or a file
             of any size (brighter than half is foreground).
-        words: a word or phrase of the source prompt, then one of each target prompt. Their cross-attention finds the
-            foreground at every step (section 4.2, "mask-aware"). Layers that run before the first such map in a step
-            have no mask.
+        words: a word or phrase of the source prompt, then one of each target prompt. The picture's attention to them
+            finds the foreground at every step (section 4.2, "mask-aware"). Layers that run before the first such map in
+            a step have no mask.
         threshold: share of a map's range from which a position is foreground.
 
     Raises:
@@ -109,12 +111,8 @@ class MasaCtrl(Editor):
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a layer or step that is not there, a mask of one value, or a word that its prompt does not hold."""
         self.mutual_layers(backbone)
-        if backbone.is_joint and (self.words is not None or self.source_mask is not None):
-            raise ValueError(
-                "MasaCtrl with masks or words parts the positions of self-attention, and in a "
-                f"{type(backbone.network).__name__} text and picture attend to each other in one sequence; leave them "
-                "out"
-            )
+        if self.words is not None:
+            backbone.check_word_maps("MasaCtrl with words", "give source_mask and target_mask instead")
         self.marked(backbone, request.prompts)
         self.given_masks(backbone.latent_size(request.size))
         if len(request.prompts) > 1:
@@ -130,7 +128,6 @@ class MasaCtrl(Editor):
             layers=self.mutual_layers(run.backbone),
             masks=None if given is None else given.to(device),
             marked=None if marked is None else [torch.tensor(positions, device=device) for positions in marked],
-            map_size=run.backbone.word_map_size(run.latent_size),
         )
 
     def given_masks(self, latent_size: tuple[int, int]) -> Float[Tensor, "2 height width"] | None:
@@ -189,9 +186,19 @@ def _whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def joint(q: Heads, k: Heads, v: Heads, mask: KeyMask | None, picture: slice) -> Heads:
-    """Joint attention of one half, in which the targets attend to the source's picture and to their own text."""
-    return attention(q, rows.of_source(k, picture), rows.of_source(v, picture), mask) if len(q) else q
+def joint(q: Heads, k: Heads, v: Heads, mask: KeyMask | None, picture: slice, allowed: Allowed | None) -> Heads:
+    """Joint attention of one half, in which the targets attend to the source's picture, or to what is allowed of it,
+    and to their own text."""
+    if not len(q):
+        return q
+    k, v = (rows.of_source(x, picture) for x in (k, v))
+    if allowed is None:
+        return attention(q, k, v, mask)
+    seen = allowed.new_ones(len(allowed), 1, q.shape[2], k.shape[2])
+    seen[..., picture, picture] = allowed
+    own, seen = (None, seen) if mask is None else (rows.source(mask), seen & rows.targets(mask))
+    parts = ((rows.source, own), (rows.targets, seen))
+    return torch.cat([attention(part(q), part(k), part(v), keys) for part, keys in parts])
 
 
 def foreground(maps: Float[Tensor, "*maps height width"]) -> Float[Tensor, "*maps height width"]:
@@ -208,24 +215,24 @@ class _Running(Editor):
     layers: frozenset[int]
     masks: Float[Tensor, "2 height width"] | None
     marked: list[Tensor] | None
-    map_size: tuple[int, int]
 
     def attend(self, run: Run, step: Step) -> Attend | None:
         if step.index < self.config.first_step(len(run.steps)):
             return None
-        seen = _WordMaps(self.marked, self.map_size)
+        # Of the marked words, in the layers that have run.
+        seen: list[Maps] = []
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
-            if site.is_cross:
-                seen.add(q, k, run.null_half)
-                return None
-            if site.layer not in self.layers:
+            if self.marked is not None and (maps := run.word_maps(site, q, k, mask)) is not None:
+                pairs = zip(maps, self.marked, strict=True)
+                seen.append(torch.stack([row[..., places].sum(-1) for row, places in pairs]))
+            if site.is_cross or site.layer not in self.layers:
                 return None
             halves = rows.by_half(q, k, v, mask, null_half=run.null_half)
+            picture = run.backbone.picture(site, q.shape[2], run.latent_size)
+            allowed = self.allowed(seen, q[:, :, picture].shape[2], run.latent_size)
             if site.is_joint:
-                picture = run.backbone.picture(site, q.shape[2], run.latent_size)
-                return torch.cat([joint(*half, picture=picture) for half in halves])
-            allowed = self.allowed(seen, q.shape[2], run.latent_size)
+                return torch.cat([joint(*half, picture=picture, allowed=allowed) for half in halves])
             return torch.cat([self.mutual(*half[:3], allowed=allowed) for half in halves])
 
         return attend
@@ -233,9 +240,9 @@ class _Running(Editor):
     def needs_null(self) -> bool:
         return False
 
-    def allowed(self, seen: _WordMaps, positions: int, latent_size: tuple[int, int]) -> Allowed | None:
+    def allowed(self, seen: list[Maps], positions: int, latent_size: tuple[int, int]) -> Allowed | None:
         """Which of the source's positions each position of a target attends to at a layer; None for all of them."""
-        maps = seen.maps() if self.masks is None else self.masks
+        maps = foreground(torch.stack(seen).mean(0)) if seen else self.masks
         if maps is None:
             return None
         threshold = self.config.threshold if self.masks is None else 0.5
@@ -251,25 +258,3 @@ class _Running(Editor):
         own = attention(rows.source(q), rows.source(k), rows.source(v))
         k, v = (rows.source(x).expand_as(rows.targets(x)) for x in (k, v))
         return torch.cat([own, attention(rows.targets(q), k, v, allowed)])
-
-
-@dataclass
-class _WordMaps:
-    """Attention maps of the prompts' words, over the layers that one network call has run."""
-
-    marked: list[Tensor] | None
-    size: tuple[int, int]
-    layers: list[Maps] = field(default_factory=list)
-
-    def add(self, q: Heads, k: Heads, null_half: bool = True) -> None:
-        """Add one layer's maps of the marked words in the text half, if it has this size; mean over heads."""
-        if self.marked is None or q.shape[2] != self.size[0] * self.size[1]:
-            return
-        _, (q, k) = rows.by_half(q, k, null_half=null_half)
-        mean = probabilities(q, k).float().mean(1)
-        maps = [row[:, positions].sum(-1) for row, positions in zip(mean, self.marked, strict=True)]
-        self.layers.append(torch.stack(maps).unflatten(1, self.size))
-
-    def maps(self) -> Maps | None:
-        """One map per prompt in 0…1, or None before the first layer."""
-        return foreground(torch.stack(self.layers).mean(0)) if self.layers else None

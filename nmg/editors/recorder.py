@@ -72,14 +72,12 @@ class AttentionRecorder(Editor):
         """None: the source takes part in the step's call."""
 
     def attend(self, run: Run, step: Step) -> Attend:
-        inner, backbone, latent_size = self.editor.attend(run, step), run.backbone, run.latent_size
+        inner = self.editor.attend(run, step)
         layers: list[Tensor] = []
 
         def attend(site: Site, q: Heads, k: Heads, v: Heads, mask: KeyMask | None = None) -> Heads | None:
-            if backbone.shows_words(site, q.shape[2], latent_size):
-                _, (own_q, own_k, own_mask) = rows.by_half(q, k, mask, null_half=run.null_half)
-                maps = backbone.word_maps(site, own_q, own_k, own_mask, latent_size).float().mean(1)
-                layers.append(maps.unflatten(1, backbone.word_map_size(latent_size)))
+            if (maps := run.word_maps(site, q, k, mask)) is not None:
+                layers.append(maps)
                 # The mean of the layers so far stands for the step.
                 self.recorded[step.index :] = [torch.stack(layers).mean(0)]
             return None if inner is None else inner(site, q, k, v, mask)

@@ -166,7 +166,10 @@ def test_mutual_attention_acts_in_the_layers_that_carry_the_appearance():
         ({"editor": PromptToPrompt(weights={"dog": 2.0})}, "leave them out: the layout alone"),
         ({"editor": PromptToPrompt(layers=(4,))}, r"layers=\(4,\) are not all joint layers; they are \[0, 1, 2, 3\]"),
         ({"editor": MasaCtrl(layers=(4,))}, r"layers=\(4,\) are not all among the network's 4"),
-        ({"editor": MasaCtrl(words=("cat", "dog"), start_step=0)}, "MasaCtrl with masks or words"),
+        (
+            {"editor": MasaCtrl(words=("cat", "dog"), start_step=0)},
+            "MasaCtrl with words looks at .*changed by the picture.*; give source_mask and target_mask instead",
+        ),
         ({"editor": Pix2PixZero(amount=0.1)}, r"give Pix2PixZero\(amount=0\)"),
         ({"attention": True}, "attention=True looks at the words"),
         ({"guidance": NoiseMap(text_scale=1.0, bound=None)}, "the schedule starts in pure noise"),

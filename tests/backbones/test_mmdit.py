@@ -132,7 +132,6 @@ def test_a_gradient_is_the_same_with_checkpointing(picture):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"editor": MasaCtrl(words=("cat", "dog"), start_step=0)}, "MasaCtrl with masks or words"),
         ({"convention": "diffusers-0.18"}, "belongs to diffusion models"),
         ({"offset": 1}, "no meaning for a flow"),
         ({"guidance": NoiseMap(bound=None)}, "the schedule starts in pure noise"),

@@ -1,3 +1,4 @@
+import itertools
 import math
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import nmg.editors.masactrl as masactrl
-from nmg import CFG, Backbone, Editor, MasaCtrl, denoise, edit, prepare, sampling
+from nmg import CFG, Backbone, Editor, MasaCtrl, denoise, edit, invert, prepare, sampling
 from nmg.alignment import find, tokenize
 from nmg.attention import Site, attention, probabilities, sites
+from tests import families
 
 SOURCE = "a red cat sitting in the forest, front view"
 JUMPING, DOG, SIDE = (
@@ -190,6 +192,48 @@ def test_where_a_layer_is_too_coarse_to_part_them_there_is_no_mask(run, inside):
     assert not torch.equal(attended(run, q, k, v, source_mask=speck, target_mask=TOP), attended(run, q, k, v))
 
 
+# ---------------------------------------------------------------- text and picture in one sequence
+
+
+@pytest.mark.parametrize("picture", [slice(0, 64), slice(-64, None)], ids=["picture first", "text first"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_in_joint_attention_the_picture_is_parted_and_every_position_attends_to_its_own_text(picture, padded):
+    q, k, v = heads(64 + 9, rows=3)
+    source, *targets = torch.rand(3, 64, generator=torch.Generator().manual_seed(0)) > 0.5
+    allowed = torch.stack([target[:, None] == source for target in targets])[:, None]
+    mask = torch.ones(3, 1, 1, 64 + 9, dtype=torch.bool)
+    mask[1, ..., 66 if picture.start == 0 else 2] = False
+    out = masactrl.joint(q, k, v, mask if padded else None, picture, allowed)
+    assert_close(out[0], F.scaled_dot_product_attention(q[0], k[0], v[0]), rtol=1e-4, atol=1e-4)
+    for row in (1, 2):
+        keys, values = k[row].clone(), v[row].clone()
+        keys[:, picture], values[:, picture] = k[0, :, picture], v[0, :, picture]
+        seen = mask[row, 0].expand(64 + 9, -1).clone() if padded else torch.ones(64 + 9, 64 + 9, dtype=torch.bool)
+        seen[picture, picture] = allowed[row - 1, 0]
+        assert_close(out[row], F.scaled_dot_product_attention(q[row], keys, values, seen), rtol=1e-4, atol=1e-4)
+
+
+WORDS = {"words": ("cat", "dog"), "threshold": 0.5}
+
+
+@pytest.mark.parametrize("family", [families.sd3, families.qwen, families.flux], ids=lambda family: family.__name__)
+def test_masks_and_words_part_the_picture_in_a_transformer_too(family, picture):
+    pipe = family()
+    trajectory = invert(pipe, picture, SOURCE, steps=2, progress=False)
+
+    def edited(**options):
+        editor = MasaCtrl(**FULL, **options)
+        return edit(pipe, trajectory, targets=[DOG], guidance=CFG(2.0), editor=editor, progress=False).latents
+
+    named = [WORDS] if Backbone(pipe).has_word_maps else []
+    plain, *parted = (edited(**options) for options in ({}, MASKS, *named))
+    for one, other in itertools.combinations([plain, *parted], 2):
+        assert_close(one[0], other[0], rtol=1e-4, atol=1e-4)
+        assert (one[1] - other[1]).abs().max() > 1e-3
+    if named:
+        assert_close(edited(**WORDS | {"threshold": 0}), plain, rtol=1e-4, atol=1e-4)
+
+
 # ---------------------------------------------------------------- masks
 
 
@@ -295,14 +339,22 @@ def test_words_find_the_foreground_in_the_cross_attention_before(backbone, traje
             assert_close(out[own + row], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_words_look_the_mean_over_the_layers_of_one_size():
-    first, second, other = heads(64, 24, seed=1), heads(64, 24, seed=2), heads(256, 24, seed=3)
-    seen = masactrl._WordMaps([torch.tensor([2])] * 3, (8, 8))
-    for q, k, _ in (first, second, other):
-        seen.add(q, k)
-    mean = sum(probabilities(q[3:], k[3:]).mean(1)[..., 2] for q, k, _ in (first, second)) / 2
-    assert_close(seen.maps(), masactrl.foreground(mean.unflatten(1, (8, 8))))
-    assert seen.maps().amin((1, 2)).tolist() == [0, 0, 0] and seen.maps().amax((1, 2)).tolist() == [1, 1, 1]
+def test_words_look_the_mean_over_the_layers_of_one_size(backbone, trajectory):
+    run = prepare(backbone, trajectory, [JUMPING])
+    first, second, other = (heads(n, 24, rows=4, seed=seed) for n, seed in ((64, 1), (64, 2), (256, 3)))
+    q, k, v = heads(64, rows=4)
+    attend = MasaCtrl(**FULL, words=("cat", "cat"), threshold=0.4).prepare(run).attend(run, run.steps[0])
+    for layer in (first, second, other):
+        attend(CROSS, *layer)
+    out = attend(SELF, q, k, v)
+
+    cat = find("cat", tokenize(SOURCE, backbone.tokenizer))
+    mean = sum(probabilities(q[2:], k[2:]).mean(1)[..., cat].sum(-1) for q, k, _ in (first, second)) / 2
+    source, target = masactrl.foreground(mean.unflatten(1, (8, 8))).flatten(1) >= 0.4
+    allowed = target[:, None] == source[None, :]
+    for own in (0, 2):
+        expected = F.scaled_dot_product_attention(q[own + 1], k[own], v[own], attn_mask=allowed)
+        assert_close(out[own + 1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_step_finds_its_own_foreground(run):
@@ -317,7 +369,7 @@ def test_no_matrix_of_attention_is_stored_without_words(sample, monkeypatch, opt
     def forbidden(*_):
         raise AssertionError("a matrix was stored")
 
-    monkeypatch.setattr(masactrl, "probabilities", forbidden)
+    monkeypatch.setattr("nmg.backbones.unet.probabilities", forbidden)
     assert sample((JUMPING,), editor=MasaCtrl(**FULL, **options)).isfinite().all()
     with pytest.raises(AssertionError, match="a matrix was stored"):
         sample((JUMPING,), editor=MasaCtrl(**FULL, words=("cat", "cat")))
