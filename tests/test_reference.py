@@ -657,7 +657,9 @@ def masa_unit(case: Case, verdict: Verdict) -> None:
         editor = MasaCtrl(start_step, start_layer, **options).prepare(run)
         if "MaskAuto" in config["editor"]:
             marked = [torch.tensor([int(n)]) for n in re.findall(r"token_idx=\[(\d+)\]", config["editor"])]
-            editor = dataclasses.replace(editor, marked=marked, map_size=(16, 16))
+            editor = dataclasses.replace(editor, marked=marked)
+            run = dataclasses.replace(run, backbone=Backbone(case.backbone.pipe))
+            run.backbone.word_map_size = lambda latent_size: (16, 16)  # type: ignore[method-assign]
         for i, step in enumerate(run.steps):
             attend = editor.attend(run, step)
             for site in sites_of_step:
