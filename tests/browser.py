@@ -60,7 +60,7 @@ def missing() -> str:
 PANEL = """\
 from nmg.lab.panel import widgets
 
-widgets.panel(pipe, examples.{}(pipe)["{}"], guidance=guidance, steps=STEPS)"""
+widgets.panel(pipe, examples.{}(pipe)["{}"], steps=STEPS)"""
 TASKS = {
     "nmg_ptp.ipynb": ("prompt_to_prompt", "colour change"),
     "nmg_masactrl.ipynb": ("masactrl", "pose modification"),

@@ -230,7 +230,7 @@ def _picture(p: argparse.ArgumentParser, count: str = "?") -> None:
         "--model",
         help=f"hub id, folder, or {NAME} (default: Stable Diffusion 1.4 with CUDA, else {NAME})",
     )
-    p.add_argument("--device", help="cuda, mps, cpu, … (default: the first of these that is there)")
+    p.add_argument("--device", help="cuda, mps (untested), cpu, … (default: the first of these that is there)")
     p.add_argument("--dtype", choices=DTYPES, help="of the network (default: float16 with CUDA, else float32)")
     add_options(p, _of_picture)
 

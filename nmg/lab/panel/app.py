@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     p.add_argument("--source", metavar="PROMPT", help="what the picture shows (a scene brings its own caption)")
     p.add_argument("--target", metavar="PROMPT", help="what the edit should show")
     p.add_argument("--model", help=f"hub id, folder, or {NAME} (default: Stable Diffusion 1.4 with CUDA, else {NAME})")
-    p.add_argument("--device", help="cuda, mps, cpu, … (default: the first of these that is there)")
+    p.add_argument("--device", help="cuda, mps (untested), cpu, … (default: the first of these that is there)")
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the network")
     p.add_argument("--steps", type=int, default=50, help="DDIM steps (default: %(default)s)")
     p.add_argument("--port", type=int, default=PORT, help="of the page (default: %(default)s)")

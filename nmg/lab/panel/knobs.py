@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,8 +91,9 @@ class Knobs:
                 widget.max = sum(not site.is_cross for site in sites(unet).values()) - 1
             scale = row.value.shown(self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
             if scale is not None and not self._lands():
-                # What is stronger, a bound cuts off.
+                # What is stronger, a bound cuts off. A key moves it by some percent.
                 widget.max = max(widget.max, scale)
+                widget.step = max(widget.step, 10.0 ** (math.ceil(math.log10(max(scale, 1))) - 2))
 
     # ------------------------------------------------------------ from the user
 
