@@ -46,8 +46,8 @@ or measure PIE-Bench's photographs, in the folder that its authors give out (map
 """
 EPILOG = """\
 Everything is kept in --out as it is measured: a run that was killed goes on where it stopped, and one with more tasks,
-scenes or methods measures only what is new. NMG's scale is chosen on validation scenes, by editor, before the test
-scenes are edited; --scales default, or a number, leaves that out.
+scenes or methods measures only what is new. The scale of the paper's unbounded step is chosen on validation scenes, by
+editor, before the test scenes are edited; --scales default, or a number, leaves that out. Bounded steps need no choice.
 """
 
 
