@@ -39,6 +39,8 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, real: torch.Tensor) -> There:
+        # Conjugates are otherwise a mark on the tensor, of which nothing is known where operations are computed.
+        real = real.resolve_conj().resolve_neg()
         shape = {"strides": real.stride(), "storage_offset": real.storage_offset(), "dtype": real.dtype}
         there = torch.Tensor._make_wrapper_subclass(cls, real.shape, device=DEVICE, requires_grad=False, **shape)
         there.held = real

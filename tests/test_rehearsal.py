@@ -84,6 +84,7 @@ CHOSEN = [
     ("flux", "masactrl", "direct", "ddim"),
     ("flux", "direction", "cfg", "fixed point"),
     ("flux", "masactrl, masks", "cfg", "ddim"),
+    ("qwen", "layout", "noise map", "uni"),
     ("qwen", "words", "direct", "uni"),
     ("qwen", "masactrl, words", "direct", "uni"),
     ("qwen", "masactrl", "negative prompt", "ddim"),
@@ -204,6 +205,14 @@ def test_attention_maps_are_not_waited_for():
 def edited_by(editor, each=None):
     options = {"guidance": CFG(), "editor": editor, "callback": each, "progress": False}
     return nmg.edit(models("sd1")[1], inverted("sd1", "ddim")[1], targets=[TARGET], **options)
+
+
+def test_a_conjugate_is_computed_with_as_one():
+    """As in the backward pass of Qwen-Image's positions."""
+    x = torch.complex(*torch.randn(2, 5))
+    with rehearsal():
+        found = There(x).conj() * There(x)
+    assert_close(found.held, x.conj() * x)
 
 
 def test_a_tensor_that_an_editor_left_on_the_cpu_is_seen():
