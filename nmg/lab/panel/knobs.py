@@ -89,8 +89,9 @@ class Knobs:
             if row.name == "start_layer":
                 unet = self.controller.engine.backbone.network
                 widget.max = sum(not site.is_cross for site in sites(unet).values()) - 1
-            scale = row.value.shown(self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
-            if scale is not None and not self._lands():
+            shown = self._displayed(row, self.controller.desk.value(row)) if row.name == "noise_map_scale" else None
+            scale = row.value.shown(shown) if shown is not None else None
+            if scale is not None:
                 # What is stronger, a bound cuts off. A key moves it by some percent.
                 widget.max = max(widget.max, scale)
                 widget.step = max(widget.step, 10.0 ** (math.ceil(math.log10(max(scale, 1))) - 2))
