@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -30,6 +33,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
 )
@@ -45,7 +50,7 @@ METHODS: dict[str, tuple[nmg.Guidance, nmg.Editor]] = {
     "noise map guidance": (GENTLE, nmg.PromptToPrompt()),
     "checkpointed": (GENTLE, nmg.PromptToPrompt()),
     "jacobian=False": (nmg.NoiseMap(jacobian=False), nmg.PromptToPrompt()),
-    "pix2pix-zero's descent": (GENTLE, nmg.Pix2PixZero()),
+    "pix2pix-zero's descent": (GENTLE, nmg.Pix2PixZero(amount=0.15)),
 }
 """What a step does."""
 
@@ -60,6 +65,7 @@ class Family:
         side: of its pictures in pixels.
         tokens, features, pooled: of a prompt's embeddings.
         distilled: whether it is told its guidance, and edited without a null half.
+        masked: whether its text is padded to the longest beside it only, and the padding masked.
     """
 
     make: Callable[[], Any]
@@ -69,11 +75,15 @@ class Family:
     features: int
     pooled: int | None = None
     distilled: bool = False
+    masked: bool = False
 
     def text(self, rows: int) -> Conditioning:
         pooled = None if self.pooled is None else torch.empty(rows, self.pooled, dtype=self.dtype)
         told = torch.ones(rows) if self.distilled else None
-        return Conditioning(torch.empty(rows, self.tokens, self.features, dtype=self.dtype), pooled, guidance=told)
+        mask = torch.ones(rows, self.tokens, dtype=torch.bool) if self.masked else None
+        return Conditioning(
+            torch.empty(rows, self.tokens, self.features, dtype=self.dtype), pooled, mask, guidance=told
+        )
 
 
 # ---------------------------------------------------------------- parts
@@ -228,6 +238,22 @@ def flux() -> FluxPipeline:
     )
 
 
+def qwen_image() -> QwenImagePipeline:
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    config = Qwen2_5_VLConfig(
+        text_config={**text, "num_key_value_heads": 4, "vocab_size": 152064},
+        vision_config={"hidden_size": 1280, "out_hidden_size": 3584},
+    )
+    # The published configurations are the classes' own.
+    return QwenImagePipeline(
+        transformer=QwenImageTransformer2DModel(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9),
+        vae=AutoencoderKLQwenImage(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=tokenizer(),
+    )
+
+
 HALF = torch.float16
 FAMILIES = {
     "sd1": Family(sd1, HALF, 512, 77, 768),
@@ -236,6 +262,7 @@ FAMILIES = {
     "sd3": Family(sd3_medium, HALF, 1024, 77 + 256, 4096, 2048),
     "sd35-large": Family(sd35_large, torch.bfloat16, 1024, 77 + 256, 4096, 2048),
     "flux-dev": Family(flux, torch.bfloat16, 1024, 512, 4096, 768, distilled=True),
+    "qwen-image": Family(qwen_image, torch.bfloat16, 1024, 64, 3584, masked=True),
 }
 
 
