@@ -46,7 +46,7 @@ def described(guidance: NoiseMap) -> str:
     """What a setting is called in the tables."""
     if guidance.lands:
         return "fast"
-    own = [f"{guidance.bound or 'published'} {guidance.noise_map_scale:g}"]
+    own = [f"{guidance.bound or 'published'} {guidance.scale:g}"]
     own += [guidance.energy.upper()] * (guidance.energy != "l1") + ["no Jacobian"] * (not guidance.jacobian)
     return ", ".join(own)
 

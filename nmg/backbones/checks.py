@@ -123,7 +123,9 @@ def check_release(network: Any) -> None:
         TypeError: with the settings.
     """
     known = inspect.signature(type(network).__init__).parameters
-    given = {name: value for name, value in network.config.items() if name[0] != "_" and name not in known}
+    # How weights are quantized is kept beside the settings, and leaves out no layer.
+    own = {*known, "quantization_config"}
+    given = {name: value for name, value in network.config.items() if name[0] != "_" and name not in own}
     # What is empty or off asks for nothing.
     if others := [f"{name}={value!r}" for name, value in given.items() if value]:
         raise TypeError(

@@ -23,14 +23,14 @@ from nmg.inversion import Trajectory
 from nmg.levels import PURE_NOISE, Step, transfer
 from nmg.rescale import rescaled
 from nmg.run import PUBLISHED_STEPS, Asked, Run
-from nmg.types import Latents
+from nmg.types import Doubled, Latents
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
 """Elements of the latent that the published scales belong to: Stable Diffusion 1.4 at 512×512."""
 
 PAPERS, BOUNDED = 10.0, 3000.0
-"""s_N of the paper's step, and of a bounded one, which can't overshoot: there it is as well as always the bound that
-decides (docs/benchmark.md)."""
+"""s_N of the paper's step, and of a bounded one, which can't overshoot: there the bound nearly always decides
+(docs/benchmark.md)."""
 
 ENERGIES = {
     "l1": lambda a, b: F.l1_loss(a, b, reduction="sum"),
@@ -51,6 +51,9 @@ BOUNDS: dict[str | None, Callable[[Latents, Latents], Latents]] = {
 
 TO_MAP = ("element", "norm", "map")
 """Bounds that end a correction at the noise map, however strong it is."""
+
+STRENGTH = ("noise_map_scale", "gradient_scale", "energy", "reuse_null")
+"""Settings of a correction, which a row that is put on its map has not."""
 
 LEVELS = {"end": Trajectory.target, "start": Trajectory.origin}
 """The noise map that a step is compared with."""
@@ -118,10 +121,10 @@ class NoiseMap(Guidance):
     @classmethod
     def fast(cls, **settings: Any) -> NoiseMap:
         """The fewest network calls, which are ours: no steering pass, since the row is put on its noise map, and no
-        null copy of the source in steps whose end the next one does not start from.
+        copy of the source but the editor's in steps whose end the next one does not start from.
 
         Args:
-            settings: others to set; the scales have nothing to act on.
+            settings: others to set; s_N and s_g have nothing to act on.
 
         Raises:
             ValueError: for another bound.
@@ -140,13 +143,10 @@ class NoiseMap(Guidance):
         for name, values in known.items():
             if (given := getattr(self, name)) not in values:
                 raise ValueError(f"{name}={given!r} is unknown; {', '.join(map(str, values))} work")
-        if self.noise_map_scale is None:
-            object.__setattr__(self, "noise_map_scale", BOUNDED if self.bound in TO_MAP else PAPERS)
-        scale = self.noise_map_scale
-        if isinstance(scale, Sequence) and not isinstance(scale, str):
-            object.__setattr__(self, "noise_map_scale", tuple(scale))
-        if not callable(scale):
-            for value in self.noise_map_scale if isinstance(self.noise_map_scale, tuple) else (scale,):
+        if isinstance(self.noise_map_scale, Sequence) and not isinstance(self.noise_map_scale, str):
+            object.__setattr__(self, "noise_map_scale", tuple(self.noise_map_scale))
+        if not callable(self.scale):
+            for value in self.scale if isinstance(self.scale, tuple) else (self.scale,):
                 check_finite(self, "noise_map_scale", value)
         first, last = self.during
         if not 0 <= first < last <= 1:
@@ -158,7 +158,10 @@ class NoiseMap(Guidance):
         if self.outside and self.mask is None:
             raise ValueError(f"NoiseMap: outside={self.outside!r} needs a mask; give mask=…, or lower the scale itself")
         if self.lands and self.mask is not None:
-            raise ValueError('NoiseMap: bound="map" has no strength that a mask could take away; give bound="element"')
+            raise ValueError(
+                'NoiseMap: bound="map" has no strength that a mask could take away; give NoiseMap(mask=…), whose bound '
+                'is "element"'
+            )
         if not 0 <= self.outside <= 1:
             raise ValueError(f"NoiseMap: outside={self.outside!r} must be a share of the strength, 0…1")
 
@@ -192,25 +195,33 @@ class NoiseMap(Guidance):
 
     def remarks(self, request: Asked) -> list[str]:
         # The negative prompt steers, at every text scale.
-        if self.mask is None or self.outside < 1:
-            return []
-        return ["NoiseMap: outside=1 is the full strength, so that the mask does nothing; give a smaller share"]
+        said = []
+        if self.mask is not None and self.outside == 1:
+            said += ["NoiseMap: outside=1 is the full strength, so that the mask does nothing; give a smaller share"]
+        if self.lands and (idle := [name for name in STRENGTH if getattr(self, name) != getattr(NoiseMap, name)]):
+            said += [
+                f'NoiseMap: bound="map" has no strength, so that {", ".join(idle)} does nothing; give bound="element"'
+            ]
+        return said
+
+    @property
+    def scale(self) -> float | Sequence[float] | Callable[[Step], float]:
+        """s_N: what was given, else the bound's own."""
+        if self.noise_map_scale is not None:
+            return self.noise_map_scale
+        return BOUNDED if self.bound in TO_MAP else PAPERS
 
     @property
     def lands(self) -> bool:
         """Whether a steered row is put on its noise map."""
         return self.bound == "map"
 
-    def copies(self, run: Run, step: Step) -> rows.Copies:
-        # The next step does not start from where this one ends.
-        if self.lands and step.index + 1 in self.steered(len(run.steps)):
-            return "text"
-        return super().copies(run, step)
-
     def prepare(self, run: Run) -> Guidance:
+        settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        if self.lands:
+            return _Landing(**settings)
         if self.mask is None and not self.reuse_null:
             return self
-        settings = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         return _Running(**settings, weight=self._weight(run))
 
     def _weight(self, run: Run) -> Tensor | None:
@@ -222,7 +233,7 @@ class NoiseMap(Guidance):
 
     def strength(self, step: Step, count: int = PUBLISHED_STEPS) -> float:
         """The one knob, the product of the two scales, at one of `count` steps."""
-        scale: Any = self.noise_map_scale
+        scale: Any = self.scale
         if callable(scale):
             scale = scale(step)
             check_finite(self, f"noise_map_scale at step {step.index}", scale)
@@ -266,6 +277,24 @@ class NoiseMap(Guidance):
 
     def keep(self, run: Run, step: Step, eps: Latents) -> None:
         """Keep e_∅ for the text-guided step, if it is used again there."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Landing(NoiseMap):
+    """A run whose source row is put on its noise maps: after a step too, if the next one puts it there anyway, so that
+    the network need not see it."""
+
+    def prepare(self, run: Run) -> Guidance:
+        return self
+
+    def correct(self, run: Run, step: Step, x: Latents, eps: Doubled) -> Latents:
+        return rows.with_source(run.trajectory.target(step), x) if self._lands_next(run, step) else x
+
+    def copies(self, run: Run, step: Step) -> rows.Copies:
+        return "none" if self._lands_next(run, step) else super().copies(run, step)
+
+    def _lands_next(self, run: Run, step: Step) -> bool:
+        return step.index + 1 in self.steered(len(run.steps))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -333,7 +333,7 @@ def test_another_null_prompt_has_a_noise_of_its_own(run):
     assert stack.null_noise(run, run.steps[0]) is None
 
 
-def test_a_fast_step_takes_one_call_without_gradient_and_the_null_copy_at_the_end_alone(run, monkeypatch):
+def test_a_fast_step_takes_one_call_without_gradient_and_the_source_at_the_end_alone(run, monkeypatch):
     seen, eps = [], Backbone.predict
 
     def watched(self, x, *rest):
@@ -342,11 +342,11 @@ def test_a_fast_step_takes_one_call_without_gradient_and_the_null_copy_at_the_en
 
     monkeypatch.setattr(Backbone, "predict", watched)
     list(denoise(run, NoiseMap.fast(text_scale=3.0), Editor()))
-    # Two targets twice, and the source under its prompt; in the last step the source twice.
-    assert seen == [5, 5, 5, 6]
+    # Two targets twice; in the last step, after which the source is not put on a map, the source twice.
+    assert seen == [4, 4, 4, 6]
     seen.clear()
     list(denoise(run, NoiseMap.fast(text_scale=3.0, during=(0.0, 0.5)), Editor()))
-    assert seen == [5, 6, 6, 6]
+    assert seen == [4, 6, 6, 6]
 
 
 def test_a_fast_step_lands_where_a_strong_bounded_one_does(run, sample):
@@ -726,13 +726,11 @@ def test_the_three_scales_go_by_name():
 
 def test_without_a_bound_the_defaults_are_the_papers():
     papers = {"gradient_scale": 5000, "text_scale": 10, "energy": "l1", "level": "end", "jacobian": True}
-    assert NoiseMap(bound=None) == NoiseMap(noise_map_scale=10, bound=None, **papers)
-    assert NoiseMap() == NoiseMap(noise_map_scale=3000, bound="element", **papers)
+    assert NoiseMap() == NoiseMap(bound="element", **papers)
     assert NoiseMap.fast() == NoiseMap(bound="map", jacobian=False)
-    assert NoiseMap(bound="rescale").noise_map_scale == 10
-    # What is given stays, and a setting that is changed takes its strength along.
-    assert NoiseMap(noise_map_scale=3).noise_map_scale == 3
-    assert dataclasses.replace(NoiseMap(), bound=None).noise_map_scale == 3000
+    for bound, scale in {None: 10, "rescale": 10, "element": 3000, "norm": 3000}.items():
+        assert NoiseMap(bound=bound).scale == dataclasses.replace(NoiseMap(), bound=bound).scale == scale
+        assert NoiseMap(bound=bound, noise_map_scale=3).scale == 3
 
 
 # ---------------------------------------------------------------- the bound

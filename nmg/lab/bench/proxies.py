@@ -107,7 +107,10 @@ def judge_of(proxy: Proxy, suite: Menagerie) -> Judge:
         source, region = _scene(suite, record.task, int(record.item), edited.shape[-1])
         if region.all():
             raise Lacking(EMPTY)
-        return proxy.measure(Seen(edited, source, (record.source, record.target), region)).item()
+        try:
+            return proxy.measure(Seen(edited, source, (record.source, record.target), region)).item()
+        except metrics.Unreadable as error:
+            raise Lacking(str(error)) from error
 
     return judge
 

@@ -36,9 +36,9 @@ def scale_for(method: Method, editor: str, scales: Scales | float | None) -> flo
     if not method.scaled:
         return None
     if isinstance(scales, Mapping):
+        if not method.grid:
+            return None
         if editor not in scales.get(method.name, {}):
-            if not method.grid:
-                return None
             raise ValueError(
                 f"no noise-map scale was chosen for {method.name} with {editor}; choose it with `tune`, or give one "
                 "number for all"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nmg.lab.controls import CONTROLS, METHODS, Control, name_of, turned, values_of
+from nmg.guidance import Guidance, NoiseMap
+from nmg.lab.controls import CONTROLS, METHODS, Control, name_of, parts, turned, values_of
 from nmg.request import Request
 
 ROLES = ("guidance", "editor")
@@ -67,10 +68,8 @@ class Desk:
                 raise TypeError(f"there is no setting {name!r}; the settings are {', '.join((*ASKED, *TURNED))}")
         if isinstance(target := changes.get("target"), str):
             changes["target"] = (target,) if target.strip() else ()
-        if self._held().get("bound") == "map" and any(changes.get(name) is not None for name in STRENGTH):
-            # A row that is put on its map has no strength; whoever turns it asks for less than that.
-            changes = {"bound": "element", **changes}
-        values = {**self.values}
+        turns_strength = _any(changes, STRENGTH)
+        values = {name: value for name, value in self.values.items() if name != "bound" or not turns_strength}
         methods = {**self.methods}
         for role in ROLES:
             given = changes.get(role)
@@ -83,6 +82,8 @@ class Desk:
         asked = {ASKED[name]: value for name, value in changes.items() if name in ASKED}
         for role in ROLES:
             method = _named(role, asked.get(role, getattr(self.request, role)), methods)
+            if role == "guidance" and not isinstance(changes.get(role), Guidance) and _any(values, STRENGTH):
+                method = _let_go(method)
             asked[role] = turned(method, values)
         return Desk(dataclasses.replace(self.request, **asked), values, methods)
 
@@ -96,6 +97,17 @@ def _named(role: str, given: Any, methods: Mapping[str, Any]) -> Any:
     if given not in METHODS[role]:
         raise ValueError(f"{role}={given!r} is unknown; {', '.join(METHODS[role])} work")
     return METHODS[role][given]
+
+
+def _any(values: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether one of some settings has a value."""
+    return any(values.get(name) is not None for name in names)
+
+
+def _let_go(guidance: Any) -> Any:
+    """A guidance whose strength can be turned: a row that is put on its map has none."""
+    lands = any(isinstance(part, NoiseMap) and part.lands for part in parts(guidance))
+    return turned(guidance, {"bound": "element"}) if lands else guidance
 
 
 def differing(request: Request, other: Request) -> dict[Control, Any]:

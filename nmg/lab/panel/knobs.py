@@ -178,6 +178,8 @@ class Knobs:
                 else:
                     widget.layout.display = "" if row in used and self._means(row) else "none"
             values = {row.name: desk.value(row) for row in used}
+            if "noise_map_scale" in values:
+                values["noise_map_scale"] = self._strength()
             say(self.scales, _said_scales(values))
             say(self.starts, self._said_start(values))
             remarks = "; ".join(self.controller.request.remarks(self.controller.engine.backbone))
@@ -193,6 +195,8 @@ class Knobs:
         what is put on its map at the end of its range."""
         if row.name == "noise_map_scale" and self._lands():
             return self.widgets[row].max
+        if row.name == "noise_map_scale" and value is None:
+            return row.value.shown(self._strength())
         if row.name == "start_step" and isinstance(value, int):
             return value / max(1, self.controller.request.steps or 1)
         if row.name == "start_layer" and value is None:
@@ -206,6 +210,11 @@ class Knobs:
     def _lands(self) -> bool:
         """Whether the source row is put on its noise maps."""
         return any(isinstance(part, NoiseMap) and part.lands for part in parts(self.controller.request.guidance))
+
+    def _strength(self) -> Any:
+        """s_N as it acts; None for a guidance without one."""
+        found = (part.scale for part in parts(self.controller.request.guidance) if isinstance(part, NoiseMap))
+        return next(found, None)
 
     def _said_start(self, values: Mapping[str, Any]) -> str:
         count, start = self.controller.request.steps or 1, values.get("start_step")

@@ -15,7 +15,8 @@ def test_scales_are_the_guidance_s_own_or_given(scales, used):
 
 
 def test_a_method_that_is_not_tuned_keeps_its_default():
-    assert scale_for(METHODS["NMG"], "PromptToPrompt", CHOSEN) is None
+    for scales in (CHOSEN, {"NMG": {"PromptToPrompt": 30.0}}):
+        assert scale_for(METHODS["NMG"], "PromptToPrompt", scales) is None
 
 
 def test_a_scale_that_was_not_chosen_is_an_error():

@@ -5,7 +5,6 @@ from PIL import Image
 
 import nmg
 from nmg import CFG, Editor, Pix2PixZero
-from nmg.guidance.noise_map import BOUNDED
 from nmg.lab.bench import METHODS, Menagerie, Method, Record, read, run
 from nmg.lab.bench.suites import SEEDS
 from nmg.menagerie.tasks import TASKS
@@ -19,7 +18,7 @@ def test_a_record_holds_all_that_the_edit_depends_on(measured):
     assert record.key == f"menagerie/test/{OTHER}/{SEEDS['test'][0]}/NMG/-"
     assert (record.editor, record.scale, record.steps, record.refused) == ("MasaCtrl", None, 2, None)
     guidance = record.settings["guidance"]
-    assert (guidance["noise_map_scale"], guidance["text_scale"]) == (BOUNDED, suite.text_scale)
+    assert (guidance["noise_map_scale"], guidance["text_scale"]) == (None, suite.text_scale)
     assert record.settings["inversion"]["method"] == "DDIM" and record.settings["editor"]["method"] == "MasaCtrl"
     assert record.source != record.target
     assert record.seconds > 0 and record.inversion_seconds > 0

@@ -65,3 +65,7 @@ def test_a_strength_is_turned_where_there_was_none(name, value):
     guidance = desk.turned(**{name: value}).request.guidance
     assert guidance.bound == "element" and not guidance.jacobian
     assert desk.turned(**{name: value}).turned(bound="map", guard=None).request.guidance.lands
+    # So it is where another guidance stood in between, and a guidance that is given stays as it is.
+    assert desk.turned(guidance="direct", **{name: value}).turned(guidance="noise-map").request.guidance == guidance
+    given = nmg.NoiseMap(bound=None)
+    assert desk.turned(guidance=given, **{name: value}).request.guidance.bound is None
