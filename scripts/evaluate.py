@@ -46,7 +46,8 @@ from scripts import card, goals, word_maps
 METHODS = ("DDIM", "NMG")
 """Methods whose edits the model card shows."""
 COMPARING = goals.COMPARING
-"""The method of edits that differ in a setting of the editor alone; its edits are those of NMG."""
+"""The method of edits that differ in a setting of the editor alone; its edits are
+NMG's to a hundredth of a decibel (docs/benchmark.md)."""
 STRONG = 7.5
 """The text scale at which plain DDIM loses the picture."""
 WORDS = tuple(task for task, editor in SCENES.items() if isinstance(editor, PromptToPrompt))

@@ -5,8 +5,8 @@ of all three editors, beside plain DDIM and direct inversion. The best is then m
 paper's step and `NoiseMap.fast()`. What is measured is kept: a run that was stopped goes on, and one with more scenes,
 tasks, steps, scales, strengths or energies measures only what is new.
 
-The defaults are the part of the grid that decides. Left out are L2, which without the Jacobian and at a strength that
-meets the bound lands where L1 does; 20 steps; and text scale 10.
+The defaults are the part of the grid that decides: few steps, where the paper's step overshoots. Left out are L2, which
+without the Jacobian and at a strength that meets the bound lands where L1 does, and text scale 10.
 """
 
 from __future__ import annotations

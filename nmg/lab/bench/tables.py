@@ -90,7 +90,7 @@ def _tuning(folder: Path, found: list[Record]) -> list[str]:
         return []
     said = [_origin(report, *one) for one in used]
     chosen, given = ("; ".join(text for was, text in said if was == kind) for kind in (True, False))
-    parts = ["Every method has the same text scale and settings of the editor, and else its published settings"]
+    parts = ["Every method has the same text scale and settings of the editor, and else its default settings"]
     if chosen:
         count = report.get("items_per_task")
         where = f"on {count} validation scenes of each task" if count else "on the validation split"
