@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 import nmg
 from nmg.backbones import Backbone
 from nmg.files import folder, keep
-from nmg.lab import inputs
+from nmg.lab import inputs, memory
 from nmg.lab.arguments import OUT, parser
 from nmg.lab.bench.processes import Processes, joined, own_device
 from nmg.lab.bench.records import held
@@ -90,10 +90,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _edited(rows: Sequence[Row], pipe: Any, processes: Processes) -> int:
     """Edit this process's share of the rows, and count those that failed."""
-    failed, share = 0, processes.share(rows)
+    failed, share, notes = 0, processes.share(rows), memory.Notes()
     for row in tqdm(share, "pictures", disable=not processes.first):
         try:
-            for path in _edit(row, pipe):
+            for path in _edit(row, pipe, notes):
                 tqdm.write(str(path))
         except (ValueError, OSError, FloatingPointError) as error:
             tqdm.write(f"nmg: {row.where}: {error}", file=sys.stderr)
@@ -102,7 +102,7 @@ def _edited(rows: Sequence[Row], pipe: Any, processes: Processes) -> int:
     return failed
 
 
-def _edit(row: Row, pipe: Any) -> Iterator[Path]:
+def _edit(row: Row, pipe: Any, notes: memory.Notes) -> Iterator[Path]:
     """Edit a row that is not done, and write its pictures with their request."""
     arguments, backbone = row.arguments, Backbone(pipe)
     image = inputs.opened(arguments.image)
@@ -113,6 +113,8 @@ def _edit(row: Row, pipe: Any) -> Iterator[Path]:
     paths = inputs.outputs(row.out, len(named.targets), arguments.all)
     if not arguments.force and all(_done(path, number, named) for number, path in paths.items()):
         return
+    if note := notes.new(pipe, request):
+        tqdm.write(f"nmg: note: {row.where}: {note}", file=sys.stderr)
     result = nmg.edit(pipe, request, progress=False)
     named = dataclasses.replace(result.request, image=named.image)
     for number, picture in enumerate([result.reconstruction, *result.pictures]):

@@ -244,13 +244,36 @@ def said(pipe: Any, request: Request, left: int | None = None) -> str | None:
     return f"the edit takes about {needs}, and the card has {room / GIB:.2f} GiB for it; these take less: {ways}"
 
 
+class Notes:
+    """What `said` says of the edits of one run, once of each kind: the same methods for as many prompts and pixels take
+    the same memory."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, ...]] = []
+
+    def new(self, pipe: Any, request: Request) -> str | None:
+        """What to say before an edit, unless it was said of one like it.
+
+        Raises:
+            TypeError, ValueError: as `needed`.
+        """
+        kind = request.size, len(request.prompts), request.guidance, request.editor
+        if free(Backbone(pipe).device) is None or kind in self._known:
+            return None
+        self._known.append(kind)
+        return said(pipe, request)
+
+
 def _cures(pipe: Any, request: Request, needs: Needs) -> Iterator[tuple[str, int]]:
     """What takes less memory, and how much it takes."""
     backbone = Backbone(pipe)
     network, guidance = backbone.network, request.resolved(backbone).guidance
     if isinstance(guidance, NoiseMap) and guidance.jacobian:
         spared = dataclasses.replace(guidance, jacobian=False)
-        yield "NoiseMap(jacobian=False)", needed(pipe, dataclasses.replace(request, guidance=spared)).total
+        yield (
+            "NoiseMap(jacobian=False) or --no-jacobian",
+            needed(pipe, dataclasses.replace(request, guidance=spared)).total,
+        )
     if needs.kept and not network.is_gradient_checkpointing:
         network.enable_gradient_checkpointing()
         try:

@@ -116,9 +116,9 @@ def test_what_fits_the_card_is_not_spoken_of(picture, needs):
     assert memory.said(pipe, request, left=9 * memory.GIB) is None
     assert memory.said(pipe, request, left=8 * memory.GIB) == (
         "the edit takes about 15.00 GiB: weights 6.00, and then either a step 9.00 (kept for its gradient 6.00) or a "
-        "picture 2.00, and the card has 14.00 GiB for it; these take less: NoiseMap(jacobian=False) (9.00 GiB), "
-        "pipe.unet.enable_gradient_checkpointing() (9.00 GiB), pipe.enable_model_cpu_offload() (13.00 GiB), "
-        "a smaller size"
+        "picture 2.00, and the card has 14.00 GiB for it; these take less: NoiseMap(jacobian=False) or "
+        "--no-jacobian (9.00 GiB), pipe.unet.enable_gradient_checkpointing() (9.00 GiB), "
+        "pipe.enable_model_cpu_offload() (13.00 GiB), a smaller size"
     )
     assert not pipe.unet.is_gradient_checkpointing
 
@@ -143,3 +143,12 @@ def test_the_command_line_says_it_before_the_edit(picture, tmp_path, monkeypatch
     assert main([*command, *options]) == 0
     said = capsys.readouterr().err
     assert "nmg: note: the edit takes about" in said and "enable_model_cpu_offload" in said
+
+    # Of many pictures, once.
+    (tmp_path / "cats").mkdir()
+    for name in ("a.png", "b.png"):
+        picture.save(tmp_path / "cats" / name)
+    options = ["--model", str(tmp_path / "model"), "--guidance", "none"]
+    many = ["edit", str(tmp_path / "cats"), *command[2:], *options, "--out", str(tmp_path / "edits")]
+    assert main(many) == 0
+    assert capsys.readouterr().err.count("the edit takes about") == 1
