@@ -77,5 +77,5 @@ def test_two_runs_differ_by_their_pictures(tmp_path):
     for name, grey in (("one", 0), ("other", 51)):
         (folder := tmp_path / name).mkdir()
         Image.new("RGB", (32, 32), (grey, grey, grey)).save(folder / "edit.png")
-        runs[folder] = [record(method="identity"), record(method="NMG", pictures={"edit": "edit.png"})]
+        runs[folder] = [record(method="identity"), record(method=evaluate.COMPARING, pictures={"edit": "edit.png"})]
     assert evaluate.apart(runs) == {TASK: pytest.approx(0.2)}
