@@ -50,10 +50,15 @@ class Lpips:
         return distance.flatten().to(a.device)
 
 
+def _homely(path: Path) -> str:
+    """A path as anybody may read it: the home folder, which tables and notebooks should not hold, is "~"."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
 @functools.cache
 def _lpips(net: str, device: torch.device) -> Any:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    cure = f"pip install 'nmg[metrics]', and let it fetch {TRUNKS[net]} once, or copy that file into {folder}"
+    cure = f"pip install 'nmg[metrics]', and let it fetch {TRUNKS[net]} once, or copy that file into {_homely(folder)}"
     with loading("LPIPS", cure):
         import lpips
 
