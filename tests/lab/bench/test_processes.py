@@ -13,7 +13,7 @@ from nmg.lab import bench
 
 torch.set_num_threads(1)
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None, local_files_only=True)
-method = dataclasses.replace(bench.METHODS["NMG"], grid=(1.0, 2.0))
+method = dataclasses.replace(bench.METHODS["NMG, unbounded"], grid=(1.0, 2.0))
 options = {"folder": sys.argv[2], "steps": 2, "progress": False}
 scales = bench.tune(pipe, bench.Menagerie(), [method], sys.argv[3:], 1, **options)
 bench.run(pipe, bench.Menagerie(), ["DDIM", method], sys.argv[3:], 1, scales=scales, **options)
@@ -35,8 +35,8 @@ def test_two_processes_share_the_work_and_one_can_go_on_alone(tiny, tmp_path):
     lines = [(out / f"records-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
     keys = [json.loads(line)["key"] for line in sum(lines, [])]
     assert len(keys) == len(set(keys)) == 2 * (2 + 4) and len(lines[0]) == len(lines[1])
-    scales = chosen_scales(out)
-    assert {r.scale for r in read(out) if r.method == "NMG" and r.split == "test"} == set(scales["NMG"].values())
+    scales, name = chosen_scales(out), "NMG, unbounded"
+    assert {r.scale for r in read(out) if r.method == name and r.split == "test"} == set(scales[name].values())
 
     # One of the two was killed while it wrote.
     torn = out / "records-1.jsonl"
@@ -45,7 +45,7 @@ def test_two_processes_share_the_work_and_one_can_go_on_alone(tiny, tmp_path):
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None, local_files_only=True)
-    found = run(pipe, Menagerie(), ["DDIM", "NMG"], [TASK, other], 1, out, scales=scales, callback=again, **STEPS)
+    found = run(pipe, Menagerie(), ["DDIM", name], [TASK, other], 1, out, scales=scales, callback=again, **STEPS)
     assert len(found) == 8 and again.keys == [json.loads(lines[1][-1])["key"]]
 
 
