@@ -137,7 +137,7 @@ class Request:
                 "editor": editor,
             },
             **({} if self.size or "size" in own else {"size": backbone.native_size}),
-            "guidance": _suiting(editor, backbone),
+            "guidance": suiting(editor, backbone),
             "negative": editor.negative(source),
             "skip": editor.skip,
             **own,
@@ -293,9 +293,9 @@ class Request:
         return cls.from_json(text)
 
 
-def _suiting(editor: Editor, backbone: Backbone) -> Guidance:
-    """The guidance of an editor where none is given."""
-    usual = default_guidance(backbone)
+def suiting(editor: Editor, backbone: Backbone, fast: bool = False) -> Guidance:
+    """The guidance of an editor where none is given, by `NoiseMap.fast()` if `fast` and it is noise-map guidance."""
+    usual = default_guidance(backbone, fast=fast)
     return Direct(usual.text_scale) if editor.suits == "direct" else usual
 
 

@@ -1,9 +1,10 @@
 """Choose the presets of Menagerie's model on validation scenes: `python -m scripts.presets --weights FOLDER`.
 
 Every task's editor is tried with the settings of `GRID` on the same scenes, by `NoiseMap.fast()` at the model's text
-scale. Chosen is the editor that succeeds most often; of equal ones that of the highest mean PSNR to the truth. What
-was tried on a scene is kept: a run that was killed goes on where it was. Several processes share the scenes under
-torchrun. The choice is written beside the model, where the panel, the demonstration and the benchmark find it.
+scale, or the guidance and the inversion that the editor is published with. Chosen is the editor that succeeds most
+often; of equal ones that of the highest mean PSNR to the truth. What was tried on a scene is kept: a run that was
+killed goes on where it was. Several processes share the scenes under torchrun. The choice is written beside the model,
+where the panel, the demonstration and the benchmark find it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from tqdm.auto import tqdm
 import nmg
 from nmg import images
 from nmg.backbones import Backbone
-from nmg.editors import Editor, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.editors import Editor, FlowEdit, GuideAndRescale, MasaCtrl, Pix2PixZero, PlugAndPlay, PromptToPrompt, UniEdit
 from nmg.files import replacing
 from nmg.guidance import default_guidance
 from nmg.lab.bench import records, runner
 from nmg.lab.bench.processes import joined, own_device
+from nmg.lab.bench.suites import kind_of
 from nmg.lab.presets import FILE, UNCHOSEN, chosen
 from nmg.lab.profile import profile_of
 from nmg.lab.scoring import score
@@ -39,6 +41,10 @@ GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     PromptToPrompt: {"cross_replace": (0.2, 0.4, 0.6, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)},
     MasaCtrl: {"start_step": (0.05, 0.1, 0.2, 0.3, 0.4), "start_layer": (1, 2, 3, 4, 5)},
     Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)},
+    PlugAndPlay: {"feature_replace": (0.0, 0.2, 0.5, 0.8), "attention_replace": (0.0, 0.2, 0.5, 0.8)},
+    FlowEdit: {"source_scale": (1.0, 1.5, 2.0, 3.0), "plain": (0.0, 0.2, 0.4)},
+    UniEdit: {"omega": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)},
+    GuideAndRescale: {"attention_scale": (3e4, 3e5), "until": (0.1, 0.2, 0.4, 0.6)},
 }
 """The settings that are tried, by editor."""
 
@@ -61,18 +67,20 @@ def named(editor: Editor) -> str:
 
 def attempts(backbone: Backbone, weights: Path, task: str, seed: int, steps: int, known: Tried) -> Tried:
     """The edits of one scene by every candidate, those that are known among them; one inversion serves all."""
-    ((scene, target),) = TASKS[task].scenes(seed, 1)
-    source, wanted = TASKS[task].prompts(scene, target)
-    lacking = {name: editor for editor in candidates(UNCHOSEN[task]) if (name := named(editor)) not in known}
+    kind, editor = TASKS[kind_of(task)], UNCHOSEN[task]
+    ((scene, target),) = kind.scenes(seed, 1)
+    source, wanted = kind.prompts(scene, target)
+    lacking = {name: one for one in candidates(editor) if (name := named(one)) not in known}
     if not lacking:
         return known
     picture = scene.render(backbone.native_size[0])
-    trajectory = nmg.invert(backbone, picture, source, steps=steps, progress=False)
-    options: dict[str, Any] = {"guidance": default_guidance(backbone, fast=True), "progress": False}
+    trajectory = nmg.invert(backbone, picture, source, steps=steps, inversion=editor.inversion(), progress=False)
+    guidance = default_guidance(backbone, fast=True) if editor.suits == "default" else None
+    options: dict[str, Any] = {"guidance": guidance, "progress": False}
     found = dict(known)
-    for name, editor in lacking.items():
-        edited = nmg.edit(backbone, trajectory, targets=[wanted], editor=editor, **options).pictures[0]
-        values, _ = score(images.to_tensor(edited), scene, target, TASKS[task].factor, load_classifier(weights))
+    for name, one in lacking.items():
+        edited = nmg.edit(backbone, trajectory, targets=[wanted], editor=one, **options).pictures[0]
+        values, _ = score(images.to_tensor(edited), scene, target, kind.factor, load_classifier(weights))
         found[name] = {measure: values.get(measure, math.inf) for measure in ("success", "psnr")}
     return found
 
@@ -118,7 +126,14 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--weights", type=Path, default=FOLDER, help="folder of the model (default: the bundled one)")
     p.add_argument("--scenes", type=int, default=4, help="validation scenes of each task (default: %(default)s)")
-    p.add_argument("--tasks", nargs="+", default=tuple(TASKS), choices=TASKS, metavar="TASK", help="(default: all)")
+    p.add_argument(
+        "--tasks",
+        nargs="+",
+        default=tuple(TASKS),
+        choices=UNCHOSEN,
+        metavar="TASK",
+        help='(default: each by its own editor; "object swap by FlowEdit" by another one)',
+    )
     p.add_argument("--steps", type=int, default=50, help="of every inversion and edit (default: %(default)s)")
     p.add_argument("--records", type=Path, default=Path("runs/presets"), help="what is kept (default: %(default)s)")
     return p

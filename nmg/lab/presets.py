@@ -44,6 +44,13 @@ WHEN = {
     "dog to cat": "One word becomes another along a direction in the text, and the source's words hold the layout.",
 }
 """When to use the preset of each of the paper's tasks."""
+ANY = {
+    "Plug-and-Play": "Any change that leaves the layout alone. The target keeps the source's features and layout.",
+    "FlowEdit": "Any change, poses and views too, without an inversion. The target moves by the prompts' difference.",
+    "Uni-Edit": "Any change. The target is moved where the two prompts differ.",
+    "Guide-and-Rescale": "Any change that leaves the layout alone. A gradient leads to the source's features.",
+}
+"""When to use the editors that take every task."""
 SMALL_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "at", "to", "with", "and", "wearing"])
 
 
@@ -165,6 +172,8 @@ PHOTOGRAPHS: dict[str, Callable[[str, str], Editor]] = {
 
 FILE = "presets.json"
 """The presets that were chosen for a model, in its folder."""
+BY = " by "
+"""Between a task and one of `FURTHER`."""
 UNCHOSEN: dict[str, Editor] = {
     "object swap": PromptToPrompt(cross_replace=0.3, self_replace=0.4),
     "contextual change": PromptToPrompt(cross_replace=0.5, self_replace=0.3),
@@ -176,7 +185,18 @@ UNCHOSEN: dict[str, Editor] = {
     "cat to dog": Pix2PixZero(("cat", "dog")),
     "dog to cat": Pix2PixZero(("dog", "cat")),
 }
-"""The editor of each of the bundled world's tasks, for a model without presets of its own."""
+
+FURTHER: dict[str, Editor] = {
+    "Plug-and-Play": PlugAndPlay(),
+    # The text scale that scenes are edited at is low: the source's is 1.
+    "FlowEdit": FlowEdit(source_scale=1.0),
+    "Uni-Edit": UniEdit(),
+    "Guide-and-Rescale": GuideAndRescale(),
+}
+"""Editors that any of the bundled world's tasks can be given to, by the name that tables give them."""
+UNCHOSEN |= {f"{task}{BY}{name}": editor for name, editor in FURTHER.items() for task in WHEN}
+"""The editor of each of the bundled world's tasks, and of each by one of `FURTHER`, for a model without presets of its
+own."""
 
 
 def chosen(folder: Path = FOLDER) -> dict[str, Editor]:
@@ -187,13 +207,4 @@ def chosen(folder: Path = FOLDER) -> dict[str, Editor]:
 
 
 SCENES = chosen()
-"""The editor that suits each of the tasks on the bundled model."""
-
-FURTHER: dict[str, Editor] = {
-    "Plug-and-Play": PlugAndPlay(),
-    # The text scale that scenes are edited at is low: the source's is 1.
-    "FlowEdit": FlowEdit(source_scale=1.0),
-    "Uni-Edit": UniEdit(),
-    "Guide-and-Rescale": GuideAndRescale(),
-}
-"""Editors that any of the bundled world's tasks can be given to, by the name that tables give them."""
+"""The editor that suits each of the tasks on the bundled model, and each of them by one of `FURTHER`."""

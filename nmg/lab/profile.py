@@ -17,7 +17,8 @@ from nmg.backbones import Backbone, ModelSettings, settings_of
 from nmg.editors import Editor, MasaCtrl, Pix2PixZero
 from nmg.guidance import NoiseMap
 from nmg.lab import blip
-from nmg.lab.presets import PHOTOGRAPHS, SCENES, WHEN, Example, Preset
+from nmg.lab.kinds import kind_of
+from nmg.lab.presets import ANY, BY, FURTHER, PHOTOGRAPHS, SCENES, WHEN, Example, Preset
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.captions import caption, prompt_pair
 from nmg.menagerie.scene import FACTORS, SIZE, Scene
@@ -73,7 +74,8 @@ class Photographs(Profile):
     """Photographs, with the papers' settings, described by BLIP."""
 
     def presets(self) -> dict[str, Preset]:
-        return {name: Preset(name, WHEN[name], build) for name, build in PHOTOGRAPHS.items()}
+        own = {name: Preset(name, WHEN[name], build) for name, build in PHOTOGRAPHS.items()}
+        return own | {name: _published(name) for name in FURTHER}
 
     def examples(self, kind: type[Editor], folder: Path, pipe: Any = None, dog: Any = None) -> dict[str, Example]:
         if kind is MasaCtrl:
@@ -90,7 +92,7 @@ class Scenes(Profile):
     knows_scenes = True
 
     def presets(self) -> dict[str, Preset]:
-        return {name: _preset(name, SCENES[name]) for name in TASKS}
+        return {name: _preset(name, SCENES[name]) for name in TASKS} | {name: _further(name) for name in FURTHER}
 
     def examples(self, kind: type[Editor], folder: Path, pipe: Any = None, dog: Any = None) -> dict[str, Example]:
         if dog is not None:
@@ -132,6 +134,11 @@ def _preset(name: str, editor: Editor) -> Preset:
     return Preset(name, WHEN[name], lambda source, target: editor, frozenset(map(str, FACTORS[TASKS[name].factor])))
 
 
+def _further(name: str) -> Preset:
+    """An editor that takes every task, with the numbers that were chosen for the kind of edit."""
+    return Preset(name, ANY[name], lambda a, b: SCENES.get(f"{kind_of(a, b)}{BY}{name}", FURTHER[name]))
+
+
 def _drawn(name: str, scene: Scene, change: dict[str, Any]) -> Example:
     """The example of a scene and the factors that its edit changes."""
     source, target = prompt_pair(scene, **change)
@@ -141,6 +148,12 @@ def _drawn(name: str, scene: Scene, change: dict[str, Any]) -> Example:
 
 
 # ---------------------------------------------------------------- photographs
+
+
+def _published(name: str) -> Preset:
+    """An editor that takes every task, at its defaults."""
+    editor = type(FURTHER[name])()
+    return Preset(name, ANY[name], lambda a, b: editor)
 
 
 def _photograph(folder: Path, name: str) -> Image.Image:

@@ -8,8 +8,8 @@ from PIL import Image
 
 import nmg
 from nmg.backbones import ModelSettings
-from nmg.editors import MasaCtrl, Pix2PixZero, PromptToPrompt
-from nmg.lab.presets import PHOTOGRAPHS, SCENES
+from nmg.editors import FlowEdit, MasaCtrl, Pix2PixZero, PromptToPrompt
+from nmg.lab.presets import FURTHER, PHOTOGRAPHS, SCENES
 from nmg.lab.profile import MENAGERIE, Photographs, Scenes, profile_of
 from nmg.menagerie import Scene, caption, model
 from nmg.menagerie.scene import FACTORS
@@ -53,14 +53,18 @@ def test_words_that_a_model_has_never_read_are_named_once():
 
 def test_presets_are_those_that_the_scenes_were_measured_with_and_the_papers_for_photographs():
     kinds = MENAGERIE.presets()
-    assert {name: kind.build("a cat", "a fox") for name, kind in kinds.items()} == SCENES
-    assert all(kind.when for kind in kinds.values()) and kinds.keys() == TASKS.keys() == PHOTOGRAPHS.keys()
+    assert {name: kinds[name].build("a cat", "a fox") for name in TASKS} == {name: SCENES[name] for name in TASKS}
+    assert all(kind.when for kind in kinds.values()) and kinds.keys() == {*TASKS, *FURTHER}
+    by_flow_edit = kinds["FlowEdit"].build
+    assert by_flow_edit("a red cat", "a blue cat") == SCENES["colour change by FlowEdit"]
+    assert by_flow_edit("a cat", "a cat") == FURTHER["FlowEdit"]
     assert kinds["object swap"].words == set(FACTORS["kind"])
 
 
 @pytest.mark.parametrize("kind", [PromptToPrompt, MasaCtrl, Pix2PixZero])
 def test_the_presets_for_photographs_are_the_examples_for_any_prompts(kind):
     presets = Photographs().presets()
+    assert presets.keys() == {*PHOTOGRAPHS, *FURTHER} and presets["FlowEdit"].build("a cat", "a fox") == FlowEdit()
     for name, example in Photographs().examples(kind, IMAGES, dog=IMAGES / "coffee.png").items():
         assert presets[name].fits(example.source, example.target, example.editor)
 

@@ -6,10 +6,11 @@ import pytest
 
 import nmg
 from nmg.backbones import Backbone
-from nmg.editors import MasaCtrl, PromptToPrompt
+from nmg.editors import FlowEdit, MasaCtrl, PromptToPrompt
+from nmg.lab.bench import Menagerie
 from nmg.lab.presets import FILE, UNCHOSEN, chosen
 from nmg.menagerie.model import FOLDER
-from nmg.menagerie.tasks import TASKS, VALIDATION_SEEDS
+from nmg.menagerie.tasks import VALIDATION_SEEDS
 from nmg.serialize import packed
 from scripts import presets
 
@@ -43,8 +44,22 @@ def test_a_scene_is_tried_once(few, monkeypatch):
     assert presets.attempts(*given, found) == found
 
 
+def test_a_further_editor_is_tried_on_the_inversion_it_is_published_with(monkeypatch):
+    monkeypatch.setitem(presets.GRID, FlowEdit, {"source_scale": (1.0, 3.0)})
+    inverted, invert = [], nmg.invert
+    monkeypatch.setattr(nmg, "invert", lambda *given, **own: inverted.append(own["inversion"]) or invert(*given, **own))
+    task = f"{TASK} by FlowEdit"
+    found = presets.attempts(Backbone(nmg.load("menagerie")), FOLDER, task, VALIDATION_SEEDS, 4, {})
+    assert inverted == [FlowEdit().inversion()] and {presets.best(task, [found])} <= {
+        FlowEdit(source_scale=scale) for scale in (1.0, 3.0)
+    }
+
+
 def test_presets_lie_beside_the_model(tmp_path):
     assert chosen(tmp_path) == UNCHOSEN
     editor = PromptToPrompt(cross_replace=0.1)
     (tmp_path / FILE).write_text(json.dumps({TASK: packed(editor)}))
-    assert chosen(tmp_path) == {**UNCHOSEN, TASK: editor} and list(chosen(tmp_path)) == list(TASKS)
+    assert chosen(tmp_path) == {**UNCHOSEN, TASK: editor} and set(chosen(tmp_path)) == {
+        *Menagerie().tasks,
+        *Menagerie().further,
+    }

@@ -14,7 +14,7 @@ from nmg import images
 from nmg.backbones import Backbone
 from nmg.editors import Editor
 from nmg.lab import scoring
-from nmg.lab.presets import FILE, FURTHER, SCENES, chosen
+from nmg.lab.presets import BY, FILE, FURTHER, SCENES, chosen
 from nmg.lab.profile import MENAGERIE
 from nmg.menagerie.model import CLASSIFIER, FOLDER, load_classifier
 from nmg.menagerie.tasks import TASKS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Task
@@ -102,7 +102,7 @@ class Menagerie(Suite):
 
     Args:
         classifier: folder of the factor classifier that reads the edits.
-        presets: the editor of each task.
+        presets: the editor of each task, and of each further one.
     """
 
     classifier: Path = FOLDER
@@ -129,11 +129,10 @@ class Menagerie(Suite):
 
     @property
     def further(self) -> tuple[str, ...]:
-        return tuple(f"{task} by {editor}" for editor in FURTHER for task in TASKS)
+        return tuple(f"{task}{BY}{editor}" for editor in FURTHER for task in TASKS)
 
     def editor(self, task: str, item: int | str | None = None) -> Editor:
-        kind, _, editor = task.partition(" by ")
-        return FURTHER[editor] if editor else self.presets[kind]
+        return self.presets[task]
 
     def task(self, name: str) -> Task:
         """What a task changes, and on which scenes."""
@@ -171,7 +170,7 @@ class Menagerie(Suite):
 
 def kind_of(task: str) -> str:
     """The kind of edit of a task: "colour change" of "colour change by FlowEdit"."""
-    return task.partition(" by ")[0]
+    return task.partition(BY)[0]
 
 
 def named(editor: Editor) -> str:

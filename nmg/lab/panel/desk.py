@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nmg.guidance import Guidance, NoiseMap
-from nmg.lab.controls import CONTROLS, METHODS, Control, name_of, parts, turned, values_of
+from nmg.lab.controls import CONTROLS, GUIDANCES, METHODS, Control, name_of, parts, turned, values_of
 from nmg.request import Request
 
 ROLES = ("guidance", "editor")
 """The methods of a request that have controls."""
+SUITING = {"default": next(iter(GUIDANCES)), "direct": "direct"}
+"""The guidance that goes with an editor, by what the editor `suits`."""
 ASKED = {row.name: row.field for row in CONTROLS if row.of == (Request,)}
 """The fields of a request by the name of their control."""
 STRENGTH = ("noise_map_scale", "guard")
@@ -59,6 +61,8 @@ class Desk:
     def turned(self, **changes: Any) -> Desk:
         """The desk with some controls turned; `guidance` and `editor` may be names or methods.
 
+        An editor that is published with another guidance than the last one brings it along.
+
         Raises:
             TypeError: for a control that does not exist.
             ValueError: for a method's name that does not exist, or a value that the method refuses.
@@ -80,6 +84,9 @@ class Desk:
                 values |= {name: value for name, value in own.items() if TURNED[name].label}
         values |= {name: value for name, value in changes.items() if name in TURNED}
         asked = {ASKED[name]: value for name, value in changes.items() if name in ASKED}
+        suits = _named("editor", asked.get("editor", self.request.editor), methods).suits
+        if "guidance" not in asked and suits != self.request.editor.suits:
+            asked["guidance"] = SUITING[suits]
         for role in ROLES:
             method = _named(role, asked.get(role, getattr(self.request, role)), methods)
             if role == "guidance" and not isinstance(changes.get(role), Guidance) and _any(values, STRENGTH):

@@ -15,7 +15,7 @@ from typing import Any
 
 from nmg import images
 from nmg.editors import Editor, PromptToPrompt
-from nmg.guidance import Guidance, default_guidance
+from nmg.guidance import Guidance
 from nmg.inversion import Inversion
 from nmg.lab.kinds import kind_of
 from nmg.lab.panel.controller import Controller, Ended, Event, Failed, Made, Sketched
@@ -32,7 +32,7 @@ from nmg.lab.panel.status import Keeping, Status
 from nmg.lab.presets import Example, Preset
 from nmg.lab.profile import profile_of
 from nmg.menagerie.captions import caption
-from nmg.request import Request
+from nmg.request import Request, suiting
 
 
 def panel(
@@ -63,7 +63,8 @@ def panel(
         source: what the picture shows; a scene brings its caption.
         target: what the edit should show; none for the reconstruction alone.
         guidance: how the source row stays on its noise maps; `NoiseMap.fast()` at the model's text scale if not given,
-            whose strength the noise-map scale turns down.
+            whose strength the noise-map scale turns down, or `Direct` for an editor that reads the source off its noise
+            maps.
         editor: what the target takes from the source; if not given, the example's, or that of the preset which the
             difference of the prompts asks for, or `PromptToPrompt()`.
         steps: DDIM steps.
@@ -92,7 +93,7 @@ def panel(
     presets = profile_of(engine.backbone).presets() if presets is None else presets
     suited = presets.get(kind_of(source, target or "") or "") if target else None
     chosen = editor or (suited.build(source, target) if suited and target else PromptToPrompt())
-    methods = guidance or default_guidance(engine.backbone, fast=True), chosen, inversion
+    methods = guidance or suiting(chosen, engine.backbone, fast=True), chosen, inversion
     targets = (target,) if target and target.strip() else ()
     request = Request("", source, targets, negative, *methods, steps, engine.picture.size)
     made = Panel(engine, origin, request, presets, automatic=editor is None)

@@ -41,6 +41,16 @@ def test_a_control_turns_its_own_setting_alone():
     assert again.request.guidance == nmg.NoiseMap() and again.turned(editor="masactrl").request.editor.threshold == 0.9
 
 
+@pytest.mark.parametrize("name", [name for name, editor in EDITORS.items() if editor.suits == "direct"])
+def test_an_editor_brings_the_guidance_that_it_is_published_with(name):
+    desk = Desk.of(REQUEST).turned(guidance=nmg.NoiseMap.fast(text_scale=4.0))
+    there = desk.turned(editor=name)
+    assert there.request.guidance == nmg.Direct(4.0)
+    assert there.turned(editor="masactrl").request.guidance == desk.request.guidance
+    chosen = desk.turned(editor=name, guidance="none")
+    assert chosen.request.guidance == nmg.CFG(4.0) == chosen.turned(editor=EDITORS[name]).request.guidance
+
+
 def test_a_target_is_one_prompt_or_none():
     assert changed(target="a dog").targets == ("a dog",) and changed(target=" ").targets == ()
 

@@ -1,6 +1,7 @@
 """The panel without a browser: a control is set, and what it should show is waited for."""
 
 import contextlib
+import html
 import importlib
 import io
 import re
@@ -20,7 +21,7 @@ from nmg.lab.controls import CONTROLS, EDITORS, GUIDANCES, Control, name_of
 from nmg.lab.examples import Example
 from nmg.lab.panel import desk, sketch
 from nmg.lab.panel.engine import SAMPLING
-from nmg.lab.presets import SCENES
+from nmg.lab.presets import ANY, FURTHER, SCENES, WHEN
 from nmg.lab.values import Number, Weights
 from nmg.menagerie.scene import Scene
 from nmg.request import Request
@@ -238,6 +239,17 @@ def test_the_difference_of_the_prompts_tells_the_preset():
         assert panel.settings.editor == SCENES["pose modification"]
         panel.set(target="an elephant")
         assert "does not know &#x27;elephant&#x27;" in panel.knobs.remarks.value
+
+
+def test_every_editor_can_be_chosen_and_makes_a_picture():
+    with contextlib.closing(widgets.panel(nmg.load("menagerie"), CAT, "a gray cat", steps=4, start=False)) as panel:
+        first, preset = panel.settings.guidance, part(panel, "preset")
+        for name in (*FURTHER, "object swap"):
+            preset.value = name
+            panel.controller.wait()
+            assert panel.controller.error is None and panel.result.request.editor == panel.settings.editor
+            assert preset.value == name and (ANY | WHEN)[name] == html.unescape(panel.knobs.when.value)
+        assert panel.settings.guidance == first
 
 
 def test_an_editor_that_is_given_stays(opened):
