@@ -99,7 +99,11 @@ def sites(network: Any) -> dict[str, Site]:
             attention that an edit would bypass.
     """
     with alone_with(network):
-        layers = _layers(network)
+        return _sites(network, _layers(network))
+
+
+def _sites(network: Any, layers: Mapping[str, Any]) -> dict[str, Site]:
+    """See `sites`; of a network's layers, which take a search through all its modules to find."""
     if not layers:
         raise TypeError(
             f"{type(network).__name__} has no attention layers to edit; pass a Stable Diffusion pipeline "
@@ -173,7 +177,7 @@ def _hooked(network: Any, attend: Attend) -> Iterator[None]:
     with undoing(network) as note:
         # An interrupt inside a layer leaves it without a word.
         note(functools.partial(_left, calls))
-        for name, site in sites(network).items():
+        for name, site in _sites(network, layers).items():
             note(functools.partial(_unhooked, layers[name], calls))
             layers[name].register_forward_pre_hook(_Enter(_Here(site, attend, calls)))
             layers[name].register_forward_hook(_Leave(calls), always_call=True)

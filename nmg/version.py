@@ -1,3 +1,3 @@
 """The version, by itself: whatever writes it into a file needs nothing else."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

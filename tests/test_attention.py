@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from nmg import CFG, Editor, MasaCtrl, PromptToPrompt, denoise, prepare
+from nmg import CFG, Backbone, Editor, LocalBlend, MasaCtrl, PromptToPrompt, denoise, edit, prepare
 from nmg import attention as attention_module
 from nmg.attention import attending, attention, changing, probabilities, sites, spatial_size
+from tests.families import FAMILIES
 
 
 @pytest.fixture(params=["sd-shaped", "tiny"])
@@ -367,3 +368,14 @@ def test_a_layer_that_is_not_there_is_said(unet):
         changing(unet, {"up_blocks.99.conv": torch.zeros_like}),
     ):
         pass
+
+
+@pytest.mark.parametrize("family", ["sd1", "xl", "sd3"])
+def test_an_edit_searches_the_network_for_its_layers_once_a_call(family, picture, monkeypatch):
+    backbone = Backbone(FAMILIES[family]())
+    searches, calls, search = [], [], attention_module._layers
+    monkeypatch.setattr(attention_module, "_layers", lambda network: searches.append(network) or search(network))
+    backbone.network.register_forward_hook(lambda *_: calls.append(1))
+    editor = PromptToPrompt(local_blend=LocalBlend(("cat", "dog")))
+    edit(backbone, picture, "a red cat", ["a red dog"], editor=editor, steps=2, progress=False)
+    assert calls and len(searches) <= len(calls)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nmg.alignment import Tokens, tokenize
-from nmg.attention import Site, sites
+from nmg.attention import Site
 from nmg.backbones import checks
 from nmg.backbones.unet import Backbone
 from nmg.conditioning import Conditioning
@@ -91,7 +91,7 @@ class MMDiT(Backbone):
     @property
     def _joint_layers(self) -> list[int]:
         """The places of the joint layers among the self-attention layers; those of a picture alone lie between."""
-        return [site.layer for site in sites(self.network).values() if site.is_joint]
+        return [site.layer for site in self.sites.values() if site.is_joint]
 
 
 class StableDiffusion3(MMDiT):
@@ -239,7 +239,7 @@ class Flux(Packed):
 
     @property
     def appearance_layers(self) -> tuple[int, ...] | None:
-        return self.APPEARANCE.get(len(sites(self.network)))
+        return self.APPEARANCE.get(len(self.sites))
 
     def sampling(self, scale: float) -> dict[str, Any]:
         return {"guidance_scale": self.settings.embedded_scale}

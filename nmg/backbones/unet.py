@@ -112,7 +112,7 @@ class Backbone:
                 f"the network takes {self.channels} channels and the latent has {self.latent_channels}; networks for "
                 "inpainting, or that read a second picture, don't work here"
             )
-        sites(self.network)
+        self._found = (self.network, sites(self.network))
         checks.check_network(self.network, self.READS)
 
     @property
@@ -121,6 +121,14 @@ class Backbone:
         return self.pipe.unet
 
     unet = network
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The network's attention layers (`nmg.attention.sites`), searched once: in a large one that takes
+        milliseconds, and editors ask in every layer of every step."""
+        if self._found[0] is not self.network:
+            self._found = (self.network, sites(self.network))
+        return self._found[1]
 
     @property
     def scheduler(self) -> Any:
@@ -323,7 +331,7 @@ class Backbone:
         """The numbers of positions at which cross-attention layers run for a latent of that height and width."""
         levels = len(self.unet.config.down_block_types)
         found = set()
-        for site in sites(self.unet).values():
+        for site in self.sites.values():
             block = int(site.name.split(".")[1]) if site.place != "mid" else 0
             halvings = {"down": block, "mid": levels - 1, "up": levels - 1 - block}[site.place]
             if site.is_cross:
@@ -353,7 +361,7 @@ class Backbone:
     @property
     def is_joint(self) -> bool:
         """Whether text and picture attend to each other in one sequence."""
-        return any(site.is_joint for site in sites(self.network).values())
+        return any(site.is_joint for site in self.sites.values())
 
     @property
     def is_told_guidance(self) -> bool:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from nmg import masks, rows
 from nmg.alignment import find
-from nmg.attention import Attend, Site, attention, sites, spatial_size
+from nmg.attention import Attend, Site, attention, spatial_size
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
@@ -157,7 +157,7 @@ class MasaCtrl(Editor):
         Raises:
             ValueError: if the network has no such layer.
         """
-        count = sum(not site.is_cross for site in sites(backbone.network).values())
+        count = sum(not site.is_cross for site in backbone.sites.values())
         if self.layers is not None and max(self.layers) >= count:
             raise ValueError(f"MasaCtrl: layers={self.layers} are not all among the network's {count}, 0…{count - 1}")
         known = backbone.appearance_layers if self.layers is None else tuple(self.layers)

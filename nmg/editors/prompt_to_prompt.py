@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nmg import rows
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors
-from nmg.attention import Attend, Site, attention, probabilities, sites, word_columns
+from nmg.attention import Attend, Site, attention, probabilities, word_columns
 from nmg.backbones import Backbone
 from nmg.editors.base import Editor
 from nmg.levels import Step
@@ -148,7 +148,7 @@ class PromptToPrompt(Editor):
         """Raise for `self_positions` that no layer has so few of."""
         if self.self_positions is None:
             return
-        if any(site.is_joint for site in sites(backbone.network).values()):
+        if any(site.is_joint for site in backbone.sites.values()):
             raise ValueError(
                 "PromptToPrompt: self_positions chooses layers by their positions, and here all have the same, since "
                 "text and picture share one sequence; give layers instead"
@@ -217,7 +217,7 @@ class PromptToPrompt(Editor):
         Raises:
             ValueError: for a layer that is none.
         """
-        joint = {site.layer for site in sites(backbone.network).values() if site.is_joint}
+        joint = {site.layer for site in backbone.sites.values() if site.is_joint}
         if self.layers is not None and not set(self.layers) <= joint:
             known = f"they are {sorted(joint)}" if joint else "the network has none: leave them out"
             raise ValueError(f"PromptToPrompt: layers={self.layers} are not all joint layers; {known}")
