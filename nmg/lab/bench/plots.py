@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -21,6 +22,8 @@ from nmg.lab.bench.groups import BOUNDS, Group, gather, group, place
 from nmg.lab.bench.records import Record
 from nmg.lab.bench.sheets import sheet
 from nmg.lab.bench.statistics import Estimate, pooled
+
+K = TypeVar("K")
 
 COLOURS = {
     "DDIM": "#6b6b6b",
@@ -113,29 +116,39 @@ def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
 def response(curves: Mapping[str, Mapping[float, Sequence[Record]]], setting: str, metrics: Sequence[str]) -> Figure:
     """What metrics do as a setting is turned, a panel per metric and a line with its intervals per method.
 
+    An infinite mean stands at the edge, as in `plane`.
+
     Args:
         curves: records by the setting's value, by method.
         setting: what is turned; its axis is logarithmic where the values span more than a factor of 20.
     """
     values = sorted({value for points in curves.values() for value in points})
-    figure = _figure(1.2 + 3.1 * len(metrics), 3.0, "")
+    figure = _figure(1.6 + 2.9 * len(metrics), 3.0, "")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
-        for label, points in curves.items():
-            found = {value: _estimated(rows, metric) for value, rows in sorted(points.items())}
-            known = {value: estimate for value, estimate in found.items() if estimate and math.isfinite(estimate.mean)}
+        estimates = {
+            (label, value): estimate
+            for label, points in curves.items()
+            for value, rows in sorted(points.items())
+            if (estimate := _estimated(rows, metric))
+        }
+        placed, edge = _placed(estimates)
+        for label in curves:
+            known = {value: estimate for (name, value), estimate in placed.items() if name == label}
             colour, marker = style(label)
-            means = [estimate.mean for estimate in known.values()]
-            low, high = ([getattr(e, end) for e in known.values()] for end in ("low", "high"))
+            means, low, high = ([getattr(e, end) for e in known.values()] for end in ("mean", "low", "high"))
             axes.plot(list(known), means, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
             axes.fill_between(list(known), low, high, color=colour, alpha=0.12, linewidth=0)
+        _mark(axes.yaxis, estimates, edge)
+        if metric in SHARES:
+            axes.set_ylim(-0.03, 1.03)
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_xscale("log")
         axes.set_xlabel(setting)
         axes.set_ylabel(_heading(metric))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=7, frameon=False)
+    _legend(figure)
     return figure
 
 
@@ -182,9 +195,14 @@ def plane(group: Group, metrics: tuple[str, Sequence[str]] | None = None) -> Fig
             axes.set_ylim(-0.03, 1.03)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=8)
+    _legend(figure)
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    """The methods of the first panel, beside the panels."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
 
 
 def _scatter(
@@ -230,7 +248,7 @@ def _measured(group: Group, metrics: Iterable[str]) -> dict[str, dict[str, Estim
     return {metric: estimates for metric, estimates in given.items() if estimates}
 
 
-def _placed(estimates: Mapping[str, Estimate]) -> tuple[dict[str, Estimate], float | None]:
+def _placed(estimates: Mapping[K, Estimate]) -> tuple[dict[K, Estimate], float | None]:
     """Estimates with an edge beyond all finite ends in place of infinity; and the edge, None if all are finite."""
     ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if not math.isnan(end)]
     finite = [end for end in ends if math.isfinite(end)] or [0.0]
@@ -244,14 +262,19 @@ def _placed(estimates: Mapping[str, Estimate]) -> tuple[dict[str, Estimate], flo
     return bounded, edge
 
 
-def _mark(axis: Axis, estimates: Mapping[str, Estimate], edge: float | None) -> None:
-    """Mark the edge that stands for infinity, and end the scale before it."""
+def _mark(axis: Axis, estimates: Mapping[Any, Estimate], edge: float | None) -> None:
+    """End the scale before the edge that stands for infinity, which lies in a band of its own and says so."""
     if edge is None:
         return
     ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if math.isfinite(end)]
     ticks = [tick for tick in axis.get_majorticklocs() if ends and min(ends) <= tick <= max(ends)]
     whole = all(e.exact in (0, e.n) for e in estimates.values())
     axis.set_ticks([*ticks, edge], [*(f"{tick:g}" for tick in ticks), "exact" if whole else "∞"])
+    half = (edge - max(ends, default=edge - 1.0)) / 2
+    across = axis is axis.axes.xaxis
+    span, limit = (axis.axes.axvspan, axis.axes.set_xlim) if across else (axis.axes.axhspan, axis.axes.set_ylim)
+    span(edge - half, edge + half, color="#eeeeee", linewidth=0, zorder=0)
+    limit(None, edge + half)
 
 
 def _heading(metric: str) -> str:

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 
 from nmg import Backbone
 from nmg.lab.bench import questions
 from nmg.lab.bench.plots import response
 from nmg.lab.bench.questions import ASKED, Questions
-from tests.lab.bench.made import record
+from tests.lab.bench.made import record, several
 
 
 def test_every_question_asks_for_one_factor_on_scenes_that_lack_it():
@@ -26,6 +28,16 @@ def test_a_curve_has_a_panel_per_metric_and_a_line_per_method():
     first, second = figure.axes
     assert first.get_xscale() == "log" and first.get_xlabel() == "s_N"
     assert first.lines[0].get_ydata().tolist() == [2.5, 31.5] and second.lines[0].get_ydata().tolist() == [1, 1]
+
+
+def test_a_curve_of_exact_source_rows_stands_at_the_edge():
+    own = several(metric="psnr", DDIM=[20, 30], Direct=[math.inf, math.inf])
+    curves = {label: dict.fromkeys((5, 10), [r for r in own if r.method == label]) for label in ("DDIM", "Direct")}
+    (axes,) = response(curves, "steps", ("psnr",)).axes
+    finite, exact = (line.get_ydata().tolist() for line in axes.lines)
+    assert finite == [25, 25] and exact[0] == exact[1] > 30
+    assert axes.get_yticks()[-1] == exact[0] and axes.get_yticklabels()[-1].get_text() == "exact"
+    assert axes.get_ylim()[1] > exact[0] and max(axes.get_yticks()[:-1]) <= 30
 
 
 @pytest.mark.slow
