@@ -35,7 +35,7 @@ class GuideAndRescale(Editor):
     Args:
         attention_scale: s_A.
         feature_scale: s_F.
-        until: share of the steps, the first, that are guided.
+        until: share of the steps, the first, that are guided; 0 for none, where the targets follow their prompts alone.
 
     Raises:
         ValueError: for a scale that is not finite, or a share outside 0…1. For a request: for a network without a
@@ -59,10 +59,15 @@ class GuideAndRescale(Editor):
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a network that has no decoder or lets no gradient through."""
         backbone.check_decoder("GuideAndRescale")
-        check_gradient(backbone.network, "GuideAndRescale", "GuideAndRescale(until=0)")
+        if self.guided(request.steps):
+            check_gradient(backbone.network, "GuideAndRescale", "GuideAndRescale(until=0)")
+
+    def guided(self, count: int) -> range:
+        """The steps, of `count`, that are guided."""
+        return range(round(self.until * count))
 
     def follow(self, run: Run, step: Step, x: Latents, eps: Doubled, noise: Latents) -> Latents:
-        if step.index >= round(self.until * len(run.steps)) or len(run.prompts) < 2:
+        if step.index not in self.guided(len(run.steps)) or len(run.prompts) < 2:
             return noise
         prompt, theirs = rows.source(run.text), _Kept.of(run.backbone)
         run.predict(rows.source(x), step, prompt, theirs.attend, features=theirs.features)

@@ -11,6 +11,7 @@ from nmg import (
     CFG,
     Backbone,
     Direct,
+    GuideAndRescale,
     MasaCtrl,
     NoiseMap,
     NullText,
@@ -145,8 +146,9 @@ def swapping(pipe, name):
         ({"guidance": CFG() + NoiseMap(text_scale=7.5)}, "NoiseMap takes"),
         ({"guidance": NullText()}, "NullText takes .* give NegativePrompt"),
         ({"guidance": CFG(), "editor": Pix2PixZero()}, "Pix2PixZero takes .* give Pix2PixZero\\(amount=0\\)"),
+        ({"editor": GuideAndRescale()}, "GuideAndRescale takes .* give GuideAndRescale\\(until=0\\)"),
     ],
-    ids=["NoiseMap", "a stack", "NullText", "Pix2PixZero"],
+    ids=["NoiseMap", "a stack", "NullText", "Pix2PixZero", "GuideAndRescale"],
 )
 def test_a_gradient_through_weights_that_leave_is_refused(build, trajectory, methods, said):
     for name, what in SWAPS.items():
@@ -162,8 +164,9 @@ def test_a_gradient_through_weights_that_leave_is_refused(build, trajectory, met
         {"guidance": Direct(), "editor": MasaCtrl(start_step=0)},
         {"guidance": NoiseMap(jacobian=False, gradient_scale=5)},
         {"guidance": NoiseMap.fast(), "editor": Pix2PixZero(amount=0)},
+        {"editor": GuideAndRescale(until=0)},
     ],
-    ids=["CFG", "MasaCtrl", "no Jacobian", "fast"],
+    ids=["CFG", "MasaCtrl", "no Jacobian", "fast", "unguided"],
 )
 def test_what_takes_no_gradient_works_with_cast_weights(build, trajectory, methods):
     pipe = build()
