@@ -95,11 +95,14 @@ PIE_BENCH: tuple[Published, ...] = (
 
 ANCHORS: dict[str, dict[str, float]] = {
     "Stable Diffusion 1.4 with Prompt-to-Prompt": {"DCI": 29.38, "SPDInv": 28.60, "ENM": 28.19},
-    "FLUX": {"UniEdit-Flow": 29.54},
+    "FLUX": {"UniEdit-Flow": 29.54, "ProEdit": 30.08},
     "Stable Diffusion 3": {"FlowEdit": 22.13},
-    "flow models of their own choice": {"ProEdit": 30.08, "DirectEdit": 32.63, "OAVC": 33.30},
+    "FLUX or Stable Diffusion 3.5 (its paper has both)": {"DirectEdit": 32.63},
 }
-"""Background PSNR on PIE-Bench of 2024 to 2026 by what it ran on; of which of the 700 pictures, each paper decides."""
+"""Background PSNR on PIE-Bench of 2024 to 2026 by what it ran on; of which of the 700 pictures, each paper decides.
+
+ProEdit is arXiv 2512.22118, DirectEdit arXiv 2605.02417.
+"""
 
 RECONSTRUCTION: dict[str, dict[str, float]] = {
     "NTI": {"mse": 0.033, "ssim": 0.812},

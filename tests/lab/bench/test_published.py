@@ -22,3 +22,4 @@ def test_the_two_rows_of_nmg_are_by_two_other_papers():
 def test_what_others_reach_is_said_with_what_it_ran_on():
     said = published.anchors()
     assert "on Stable Diffusion 1.4 with Prompt-to-Prompt DCI 29.38, SPDInv 28.60" in said and "on FLUX UniEdit" in said
+    assert all("Stable Diffusion" in model or "FLUX" in model for model in published.ANCHORS)
