@@ -134,11 +134,10 @@ def run_bench(arguments: argparse.Namespace) -> None:
 
     # All that can be wrong without the model is found before it is loaded.
     suite = _suite(arguments)
+    _settled(arguments)
     chosen = _chosen(arguments, suite)
     model = arguments.model or (PAPER_MODEL if arguments.pie_bench else menagerie.NAME)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
-    if arguments.contradiction and not isinstance(suite, PieBench):
-        raise ValueError("--contradiction is about PIE-Bench's rows; give its folder by --pie-bench")
     pipe = load(model, own_device(arguments.device), dtype)
     if arguments.contradiction and isinstance(suite, PieBench):
         for path in contradiction(pipe, suite, arguments.out, arguments.scenes, arguments.steps):
@@ -157,6 +156,29 @@ def run_bench(arguments: argparse.Namespace) -> None:
     pictures = not arguments.no_pictures
     found = run(pipe, suite, count=chosen["scenes"], split=arguments.split, scales=scales, pictures=pictures, **options)
     _report(arguments.out, found, arguments.split, joined(pipe.device.type == "cpu").first)
+
+
+SETTLED = ("tasks", "editors", "methods", "text_scale", "scales", "validation", "split", "quick", "no_pictures")
+"""What --contradiction settles itself."""
+
+
+def _settled(arguments: argparse.Namespace) -> None:
+    """See that nothing is given that --contradiction would leave out.
+
+    Raises:
+        ValueError: if something is, with what it settles.
+    """
+    if not arguments.contradiction:
+        return
+    if not arguments.pie_bench:
+        raise ValueError("--contradiction is about PIE-Bench's rows; give its folder by --pie-bench")
+    usual = {"validation": VALIDATION, "split": "test", "quick": False, "no_pictures": False}
+    if given := [name for name in SETTLED if getattr(arguments, name) != usual.get(name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            "--contradiction has its own methods, text scales and checker with Prompt-to-Prompt on every kind of edit, "
+            f"and no use for {options}; leave that out (--scenes, --steps, --model, --device, --dtype and --out count)"
+        )
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:

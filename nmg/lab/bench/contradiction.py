@@ -21,6 +21,7 @@ from nmg.lab import metrics
 from nmg.lab.bench import runner, tables
 from nmg.lab.bench.methods import METHODS, on
 from nmg.lab.bench.pie import PieBench
+from nmg.lab.bench.processes import joined
 from nmg.lab.bench.records import Record
 
 PUBLISHED = METHODS["NMG, unbounded"]
@@ -47,7 +48,8 @@ def contradiction(
 ) -> list[Path]:
     """Measure the combinations with Prompt-to-Prompt, and write contradiction.md and .csv.
 
-    What was measured is kept, each text scale in a folder of its own: a run that was killed goes on.
+    What was measured is kept, each text scale in a folder of its own: a run that was killed goes on. Under torchrun the
+    processes share the edits, and the first alone runs the checker and writes.
 
     Args:
         count: pictures of each kind of edit; all if None.
@@ -56,13 +58,18 @@ def contradiction(
     backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
     checker = checker or metrics.SafetyChecker(device=str(backbone.device))
     tasks = [task for task in suite.tasks if task.endswith("by Prompt-to-Prompt")]
+    own = {scale: folder / f"text-scale-{scale:g}" for scale in TEXT_SCALES}
+    measured = {
+        scale: runner.run(backbone, suite, TRIED, tasks, count, where, steps=steps, text_scale=scale, progress=progress)
+        for scale, where in own.items()
+    }
+    if not joined(backbone.device.type == "cpu").first:
+        return []
     rows: list[Record] = []
-    for scale in TEXT_SCALES:
-        own = folder / f"text-scale-{scale:g}"
-        found = runner.run(backbone, suite, TRIED, tasks, count, own, steps=steps, text_scale=scale, progress=progress)
-        found = [record for record in found if record.method in {method.name for method in TRIED}]
+    for scale, every in measured.items():
+        found = [record for record in every if record.method in {method.name for method in TRIED}]
         rows += [_named(record, scale, "") for record in found]
-        rows += [_named(checked(record, suite, own, backbone, checker), scale, ", checked") for record in found]
+        rows += [_named(checked(record, suite, own[scale], backbone, checker), scale, ", checked") for record in found]
     return tables.write_tables(
         folder, source=rows, name="contradiction", title="Two rows of one method", notes=[NOTE], by_task=False
     )

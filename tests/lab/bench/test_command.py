@@ -39,6 +39,20 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(words, message):
         command._chosen(parsed(*words), Menagerie())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--methods", "NMG"], ["--text-scale", 0], ["--editors", "MasaCtrl"], ["--scales", 3], ["--no-pictures"]],
+    ids=str,
+)
+def test_the_contradiction_refuses_what_it_settles_itself(words):
+    own = ["--pie-bench", "PIE", "--contradiction", "--scenes", 1, "--steps", 2, "--device", "cpu"]
+    command._settled(parsed(*own))
+    with pytest.raises(ValueError, match=f"no use for {words[0]}; leave that out"):
+        command._settled(parsed(*own, *words))
+    with pytest.raises(ValueError, match="give its folder by --pie-bench"):
+        command._settled(parsed("--contradiction"))
+
+
 @pytest.mark.parametrize("words", [["--scenes", "0"], ["--scales", "large"]], ids=str)
 def test_values_that_mean_nothing_are_refused_by_the_parser(words, capsys):
     with pytest.raises(SystemExit):

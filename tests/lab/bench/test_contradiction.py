@@ -8,6 +8,7 @@ from nmg.lab import metrics
 from nmg.lab.bench import contradiction, read
 from nmg.lab.bench.contradiction import checked
 from nmg.lab.bench.pie import PieBench
+from nmg.lab.bench.processes import Processes
 from nmg.menagerie import Scene
 from tests.lab.bench.drawn import write
 from tests.lab.bench.made import rows
@@ -38,6 +39,18 @@ def test_flagged_pictures_are_black(made, tiny):
     black = checked(record, *options, lambda x: torch.tensor([True]))
     assert black.metrics["black"] == 1 and black.metrics["psnr_outside"] < record.metrics["psnr_outside"]
     assert checked(record, *options, lambda x: torch.tensor([False])) == record
+
+
+def test_only_the_first_of_several_processes_checks_and_writes(made, tiny, monkeypatch):
+    suite, folder, (table, _) = made
+
+    def unasked(picture):
+        raise AssertionError("the checker was run")
+
+    monkeypatch.setattr(contradiction, "joined", lambda cpu: Processes(1, 2))
+    before = table.stat().st_mtime_ns
+    assert contradiction.contradiction(tiny(), suite, folder, 1, 2, unasked, progress=False) == []
+    assert table.stat().st_mtime_ns == before
 
 
 def test_without_the_checker_the_reason_stands_in_the_row(made, tiny):
