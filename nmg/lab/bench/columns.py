@@ -67,7 +67,7 @@ COLUMNS: dict[str, Column] = {
 }
 TIME = ("seconds", RATIO, "peak_mib")
 SUITES: dict[str, tuple[str, ...]] = {
-    "menagerie": ("psnr", "ssim", "mse", "psnr_outside", "success", "kept", "reconstruction_psnr", *TIME),
+    "menagerie": ("psnr", "ssim", "mse", "psnr_outside", "success", "kept", "reconstruction_psnr", "viescore", *TIME),
     "pie": (*published.UNITS, "clip_direction", "dino", "dreamsim", "viescore", "black", *TIME),
     "pictures": ("psnr", "ssim", "reconstruction_psnr", "reconstruction_ssim", "clip", *TIME),
 }

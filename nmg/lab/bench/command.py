@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from nmg import images
+from nmg.backbones import Backbone
+from nmg.lab.bench import judges, records
 from nmg.lab.bench.contradiction import contradiction
 from nmg.lab.bench.methods import METHODS, find
 from nmg.lab.bench.pie import PieBench
@@ -18,6 +21,7 @@ from nmg.lab.bench.runner import run
 from nmg.lab.bench.scales import Scales
 from nmg.lab.bench.suites import Menagerie, Suite, kind_of, known_tasks, named
 from nmg.lab.bench.tuning import tune
+from nmg.lab.metrics import VieScore
 from nmg.lab.top import HELP
 from nmg.menagerie import model as menagerie
 
@@ -95,6 +99,14 @@ def add(commands: Any) -> None:
         help="with --pie-bench: NMG with Prompt-to-Prompt in every combination of safety checker, levels and text "
         "scale, to tell why its two published rows differ",
     )
+    p.add_argument(
+        "--judge",
+        nargs="?",
+        const=VieScore.model,
+        metavar="MODEL",
+        help="rate the kept pictures by VIEScore, with a model that sees and reads: its hub id or folder "
+        f"({VieScore.model} if none is named)",
+    )
     p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
 
 
@@ -135,10 +147,13 @@ def run_bench(arguments: argparse.Namespace) -> None:
     # All that can be wrong without the model is found before it is loaded.
     suite = _suite(arguments)
     _settled(arguments)
+    if arguments.judge and arguments.no_pictures:
+        raise ValueError("--judge looks at the pictures that are kept; leave --no-pictures out")
     chosen = _chosen(arguments, suite)
     model = arguments.model or (PAPER_MODEL if arguments.pie_bench else menagerie.NAME)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     pipe = load(model, own_device(arguments.device), dtype)
+    first = joined(pipe.device.type == "cpu").first
     if arguments.contradiction and isinstance(suite, PieBench):
         for path in contradiction(pipe, suite, arguments.out, arguments.scenes, arguments.steps):
             print(path)
@@ -155,10 +170,25 @@ def run_bench(arguments: argparse.Namespace) -> None:
         scales = tune(pipe, suite, count=arguments.validation, **options)
     pictures = not arguments.no_pictures
     found = run(pipe, suite, count=chosen["scenes"], split=arguments.split, scales=scales, pictures=pictures, **options)
-    _report(arguments.out, found, arguments.split, joined(pipe.device.type == "cpu").first)
+    if first:
+        _report(arguments.out, found, arguments.split, *_verdicts(arguments, suite, pipe))
 
 
-SETTLED = ("tasks", "editors", "methods", "text_scale", "scales", "validation", "split", "quick", "no_pictures")
+def _verdicts(arguments: argparse.Namespace, suite: Suite, pipe: Any) -> tuple[list[Record], list[str]]:
+    """The folder's records of the split, with a judge's scores where one is named, and what tables say of it."""
+    every = [record for record in records.read(arguments.out) if record.split == arguments.split]
+    if not arguments.judge:
+        return every, []
+    backbone = Backbone(pipe)
+
+    def source(record: Record) -> torch.Tensor:
+        return images.to_tensor(suite.case(record.task, record.item, backbone).picture)
+
+    every = judges.vie_judged(every, arguments.out, arguments.judge, source, own_device(arguments.device))
+    return every, [f"VIEScore, 0 to 10, is in the judgement of {arguments.judge}."]
+
+
+SETTLED = tuple("tasks editors methods text_scale scales validation split quick judge no_pictures".split())
 """What --contradiction settles itself."""
 
 
@@ -233,10 +263,8 @@ def _matching(suite: Suite, name: str) -> tuple[str, ...]:
     return found or known_tasks(suite, [name])
 
 
-def _report(folder: Path, found: list[Record], split: str, first: bool) -> None:
-    """Write tables and figures and say where; one process does."""
-    if not first:
-        return
+def _report(folder: Path, found: list[Record], split: str, every: list[Record], notes: list[str]) -> None:
+    """Write tables and figures of a folder's records, and say where; and which of those just measured were lost."""
     from nmg.lab.bench.groups import group
     from nmg.lab.bench.plots import write_figures
     from nmg.lab.bench.tables import write_tables
@@ -244,5 +272,6 @@ def _report(folder: Path, found: list[Record], split: str, first: bool) -> None:
     for one in group(found):
         for label in one.lost if one.task is None else ():
             print(f"nmg: {label} with {one.editor}: {one.loss(label)}", file=sys.stderr)
-    for path in [*write_tables(folder, split=split), *write_figures(folder, split=split)]:
+    written = write_tables(folder, source=every, split=split, notes=notes)
+    for path in [*written, *write_figures(folder, every, split)]:
         print(path)

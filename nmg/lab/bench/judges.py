@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nmg import images
+from nmg import files, images
 from nmg.lab import metrics
+from nmg.lab.bench import records
 from nmg.lab.bench.records import Record
 
 Judge = Callable[[Record, Path], float | None]
 """A metric of a record's pictures, which lie in a folder; None where it means nothing."""
+
+
+VIESCORE = "viescore"
+UNASKED = "VIEScore is a judge's; name a model that sees and reads by --judge"
 
 
 class Lacking(ValueError):
@@ -27,7 +33,7 @@ def judged(found: Iterable[Record], folder: Path, judges: Mapping[str, Judge]) -
     One that can't be measured here is missing everywhere, with its reason.
     """
     lacking: dict[str, str] = {}
-    records = []
+    done = []
     for record in found:
         values: dict[str, float] = {}
         missing: dict[str, str] = {}
@@ -41,9 +47,10 @@ def judged(found: Iterable[Record], folder: Path, judges: Mapping[str, Judge]) -
                 lacking[name] = missing[name] = str(error)
             except Lacking as error:
                 missing[name] = str(error)
-        values, missing = {**record.metrics, **values}, {**record.missing, **missing}
-        records.append(dataclasses.replace(record, metrics=values, missing=missing))
-    return records
+        known = {**record.metrics, **values}
+        missing = {name: why for name, why in {**record.missing, **missing}.items() if name not in values}
+        done.append(dataclasses.replace(record, metrics=known, missing=missing))
+    return done
 
 
 def opened(record: Record, kind: str, folder: Path) -> Tensor:
@@ -63,7 +70,9 @@ def clip_judge(device: str) -> Judge:
     return lambda record, folder: score(opened(record, "edit", folder), [record.target]).item()
 
 
-def vie_judge(model: str, sources: Callable[[Record], Tensor], device: str | None = None) -> Judge:
+def vie_judge(
+    model: str, sources: Callable[[Record], Tensor], device: str | None = None
+) -> Callable[[Record, Path], float]:
     """How good an edit is, in the judgement of a model that sees and reads.
 
     Args:
@@ -79,6 +88,35 @@ def vie_judge(model: str, sources: Callable[[Record], Tensor], device: str | Non
             raise Lacking(str(error)) from error
 
     return judge
+
+
+def vie_judged(
+    found: Sequence[Record], folder: Path, model: str, sources: Callable[[Record], Tensor], device: str | None = None
+) -> list[Record]:
+    """Records with VIEScore; see `vie_judge`.
+
+    Its answers are kept in a folder of the model's beside the records, since they take seconds each: a run that was
+    killed goes on, and an edit that was measured again is judged again.
+    """
+    own = folder / f"judged-{re.sub(r'[^a-z0-9.]+', '-', model.lower()).strip('-')}"
+    kept = {_edit_of(record): record.metrics[VIESCORE] for record in records.read(own)}
+    judge, writer = vie_judge(model, sources, device), records.Writer(own)
+
+    def answered(record: Record, folder: Path) -> float:
+        value = judge(record, folder)
+        files.folder(own)
+        writer.write(dataclasses.replace(record, metrics={VIESCORE: value}, missing={}))
+        return value
+
+    known = judged([r for r in found if _edit_of(r) in kept], folder, {VIESCORE: lambda r, _: kept[_edit_of(r)]})
+    asked = judged([r for r in found if _edit_of(r) not in kept], folder, {VIESCORE: answered})
+    every = {record.key: record for record in (*known, *asked)}
+    return [every[record.key] for record in found]
+
+
+def _edit_of(record: Record) -> str:
+    """What tells a measured edit from another: the record without its metrics."""
+    return dataclasses.replace(record, metrics={}, missing={}).to_json()
 
 
 def tifa_judge(questions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judge:

@@ -43,6 +43,7 @@ from nmg.editors import (
     UniEdit,
 )
 from nmg.lab import metrics
+from nmg.lab.bench import judges
 from nmg.lab.bench.annotations import MAPPING, PICTURES, TYPES, Entry, decode, read
 from nmg.lab.bench.suites import Case, Scores, Suite
 from nmg.lab.scoring import EMPTY, finite
@@ -195,10 +196,11 @@ class PieBench(Suite):
 
     @functools.cached_property
     def absent(self) -> dict[str, str]:
-        """Why metrics can't be measured here, by their names; each is tried once, on black pictures."""
+        """Why metrics can't be measured here, by their names; each is tried once, on black pictures. VIEScore is given
+        afterwards, by a judge."""
         empty, region = torch.zeros(1, 3, TRIAL, TRIAL), torch.zeros(1, 1, TRIAL, TRIAL, dtype=torch.bool)
         region[..., : TRIAL // 2] = True
-        reasons = {}
+        reasons = {judges.VIESCORE: judges.UNASKED}
         for name, measure in measures(empty, empty, "black", region).items():
             try:
                 measure()

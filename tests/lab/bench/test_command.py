@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from nmg.lab import metrics
 from nmg.lab.bench import Menagerie, command, records
-from tests.lab.bench.made import TASK
+from tests.lab.bench.made import TASK, rows
 
 
 def parsed(*words):
@@ -69,13 +71,35 @@ def test_the_command_measures_and_reports(pipe, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
 
 
+def test_a_judge_rates_the_kept_pictures_once(pipe, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def score(self, edited, sources, prompts):
+        seen.append((self.model, prompts))
+        return torch.tensor([7.5])
+
+    monkeypatch.setattr("nmg.pipelines.load", lambda *given: pipe)
+    monkeypatch.setattr(metrics.VieScore, "__call__", score)
+    words = ["--quick", "--methods", "DDIM", "--tasks", TASK, "--scenes", 1, "--steps", 2, "--out", tmp_path]
+    for _ in range(2):
+        command.run_bench(parsed(*words, "--judge", "some/judge"))
+    assert [model for model, _ in seen] == ["some/judge"] * 3
+    table = (tmp_path / "table.md").read_text()
+    assert rows(table)["DDIM"]["VIEScore ↑"].startswith("7.50") and "judgement of some/judge" in table
+    # Nothing of it stays in the run's own records.
+    assert all("viescore" not in record.metrics for record in records.read(tmp_path))
+    with pytest.raises(ValueError, match="leave --no-pictures out"):
+        command.run_bench(parsed(*words, "--judge", "--no-pictures"))
+
+
 def test_the_split_that_was_measured_is_tabulated(measured, tmp_path, capsys):
     found, _ = measured
     rest = [dataclasses.replace(r, key=f"validation {r.key}", split="validation") for r in found]
     for one in (*found, *rest):
         records.Writer(tmp_path).write(one)
-    command._report(tmp_path, rest, "validation", True)
-    assert "split validation" in (tmp_path / "table.md").read_text()
+    command._report(tmp_path, rest, "validation", [*found, *rest], ["By a judge."])
+    table = (tmp_path / "table.md").read_text()
+    assert "split validation" in table and "By a judge." in table
 
 
 def test_the_package_names_what_it_has_and_draws_only_when_asked():

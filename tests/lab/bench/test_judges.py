@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from nmg.lab import metrics
-from nmg.lab.bench.judges import Lacking, clip_judge, judged, opened, tifa_judge
+from nmg.lab.bench.judges import Lacking, clip_judge, judged, opened, tifa_judge, vie_judged
 from tests.lab.bench.made import record
 
 
@@ -54,3 +56,29 @@ def test_what_a_single_picture_lacks_is_missing_there_alone(kept, unmeasured):
     assert "Tifa is not here" in found[0].missing["tifa"] and "is not here" in found[1].missing["tifa"]
     (alone,) = judged([other], folder, {"tifa": tifa_judge({})})
     assert "needs questions" in alone.missing["tifa"]
+
+
+def test_a_judge_without_weights_is_missing_and_one_that_comes_later_is_asked(kept, monkeypatch):
+    own, folder, pixels = kept
+    own = dataclasses.replace(own, missing={"viescore": "nobody was asked"})
+    (found,) = vie_judged([own], folder, "./nowhere", lambda record: pixels[None], "cpu")
+    assert "VIEScore can't be measured here: there is no folder" in found.missing["viescore"]
+    answers = iter(["7.5", "6"])
+    monkeypatch.setattr(metrics.VieScore, "__call__", lambda *given: torch.tensor([float(next(answers))]))
+    for _ in range(2):
+        (found,) = vie_judged([own], folder, "./nowhere", lambda record: pixels[None], "cpu")
+        assert found.metrics["viescore"] == 7.5 and not found.missing
+    # An edit that was measured again is another.
+    (found,) = vie_judged([dataclasses.replace(own, seconds=9.0)], folder, "./nowhere", lambda r: pixels[None], "cpu")
+    assert found.metrics["viescore"] == 6
+
+
+def test_an_answer_without_scores_is_missing_there_alone(kept, monkeypatch):
+    own, folder, pixels = kept
+
+    def score(self, edited, sources, prompts):
+        raise metrics.Unreadable("the judge gave no scores: 'nice'")
+
+    monkeypatch.setattr(metrics.VieScore, "__call__", score)
+    (found,) = vie_judged([own], folder, "a/judge", lambda record: pixels[None])
+    assert "no scores" in found.missing["viescore"]

@@ -9,7 +9,7 @@ import nmg
 from nmg import Backbone, images
 from nmg.editors import LocalBlend, MasaCtrl, Pix2PixZero, PromptToPrompt
 from nmg.lab import metrics
-from nmg.lab.bench import annotations, command, pie, read, run
+from nmg.lab.bench import annotations, command, judges, pie, read, run
 from nmg.lab.bench.annotations import decode
 from nmg.lab.bench.pie import PieBench
 from nmg.menagerie import Scene
@@ -149,8 +149,8 @@ def test_the_background_is_measured_over_the_whole_picture(scored):
 
 def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, tiny, monkeypatch):
     _, _, (values, missing) = scored
-    assert set(values) | set(missing) == {*LEARNED, "black", *OUTSIDE}
-    assert set(missing) <= LEARNED
+    assert set(values) | set(missing) == {*LEARNED, "black", "viescore", *OUTSIDE}
+    assert set(missing) <= {*LEARNED, "viescore"} and "name a model that sees" in missing["viescore"]
     tried = []
 
     def absent(a, b):
@@ -166,7 +166,7 @@ def test_metrics_without_weights_are_missing_and_not_tried_again(scored, bench, 
     case = fresh.case("change colour by MasaCtrl", "000000000000", backbone)
     for _ in range(2):
         values, missing = fresh.score(case, torch.rand(1, 3, 32, 32), backbone)
-        assert missing == {"structure": "no weights here"} and "clip" in values
+        assert missing == {"structure": "no weights here", "viescore": judges.UNASKED} and "clip" in values
     assert len(tried) == 1
 
 
@@ -199,7 +199,7 @@ def test_learned_metrics_are_measured_where_they_can_be(bench, tiny, monkeypatch
     # Not on the device whose memory is measured.
     assert set(devices) == {"cpu"}
     # The source itself: its background is exact.
-    assert set(missing) == {"psnr_outside"} and values["mse_outside"] == 0
+    assert set(missing) == {"psnr_outside", "viescore"} and values["mse_outside"] == 0
 
 
 def test_an_edit_of_everything_has_no_background(bench, tiny):
