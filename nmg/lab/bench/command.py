@@ -188,8 +188,13 @@ def _verdicts(arguments: argparse.Namespace, suite: Suite, pipe: Any) -> tuple[l
     return every, [f"VIEScore, 0 to 10, is in the judgement of {arguments.judge}."]
 
 
-SETTLED = tuple("tasks editors methods text_scale scales validation split quick judge no_pictures".split())
-"""What --contradiction settles itself."""
+SETTLED: dict[str, Any] = {
+    **dict.fromkeys(("tasks", "editors", "methods", "text_scale", "scales", "judge")),
+    **dict.fromkeys(("quick", "no_pictures"), False),
+    "validation": VALIDATION,
+    "split": "test",
+}
+"""What --contradiction settles itself, and what stands there if nothing is given."""
 
 
 def _settled(arguments: argparse.Namespace) -> None:
@@ -202,8 +207,7 @@ def _settled(arguments: argparse.Namespace) -> None:
         return
     if not arguments.pie_bench:
         raise ValueError("--contradiction is about PIE-Bench's rows; give its folder by --pie-bench")
-    usual = {"validation": VALIDATION, "split": "test", "quick": False, "no_pictures": False}
-    if given := [name for name in SETTLED if getattr(arguments, name) != usual.get(name)]:
+    if given := [name for name, usual in SETTLED.items() if getattr(arguments, name) != usual]:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(
             "--contradiction has its own methods, text scales and checker with Prompt-to-Prompt on every kind of edit, "
