@@ -15,10 +15,10 @@ def rescaled(move: Latents, text: Latents, bounds: tuple[float, float] = BOUNDS)
 
     Args:
         move: g, what a guidance adds to the noise.
-        text: w (e_c - e_∅), what the prompt adds. Where it is nothing, g stays as it is.
+        text: w (e_c - e_∅), what the prompt adds. The bounds are shares of it: where it is nothing, so is the result.
         bounds: low and high.
     """
     length, reference = (x.flatten(1).norm(dim=1) for x in (move, text))
-    ratio = length / reference
-    factor = (ratio.clamp(*bounds) / ratio).where((reference > 0) & (length > 0), ratio.new_ones(()))
+    low, high = (bound * reference for bound in bounds)
+    factor = length.clamp(low, high) / length.clamp_min(1e-12)
     return move * factor.view(-1, *[1] * (move.ndim - 1))

@@ -1,6 +1,7 @@
 import dataclasses
 import inspect
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -110,6 +111,25 @@ def test_every_default_is_filled_in_once(backbone):
 def test_the_editor_says_what_stands_for_prompts_that_are_not_given(backbone):
     request = Request("cat.png", "a red cat", editor=nmg.Pix2PixZero(("cat", "dog"))).resolved(backbone)
     assert (request.negative, request.targets, request.own_negative) == ("a red cat", ("a red dog",), None)
+
+
+@pytest.mark.parametrize(
+    "asked, refused",
+    [
+        ({"editor": nmg.Pix2PixZero()}, True),
+        ({"editor": nmg.Pix2PixZero(), "negative": ""}, False),
+        ({"editor": nmg.Pix2PixZero(), "guidance": nmg.NoiseMap()}, False),
+        ({"guidance": nmg.Direct(10.0) + nmg.NoiseMap(bound="rescale"), "negative": "a red cat"}, True),
+        ({"guidance": nmg.NoiseMap(bound="rescale", text_scale=0.0)}, True),
+        ({}, False),
+    ],
+    ids=["pix2pix-zero", "negative", "bounded", "a stack", "scale", "plain"],
+)
+def test_a_correction_is_not_measured_by_a_text_that_adds_nothing(backbone, asked, refused):
+    asked = {"guidance": nmg.NoiseMap(bound="rescale"), "targets": ["a blue cat"], "size": (32, 32)} | asked
+    request = Request("cat.png", "a red cat", **asked).resolved(backbone)
+    with pytest.raises(ValueError, match="which is nothing with negative=") if refused else nullcontext():
+        request.check(backbone)
 
 
 def test_a_request_of_a_trajectory_says_what_the_trajectory_says(backbone, trajectory):

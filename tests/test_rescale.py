@@ -20,6 +20,12 @@ def test_each_row_is_rescaled_by_its_own_length(text):
     assert_close(rescaled(lengths * text, text), kept * text)
 
 
-def test_where_either_is_nothing_it_stays_as_it_is(text):
-    assert torch.equal(rescaled(text, torch.zeros_like(text)), text)
+def test_a_guidance_that_is_nothing_stays_nothing(text):
     assert torch.equal(rescaled(torch.zeros_like(text), text), torch.zeros_like(text))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 0.0])
+def test_the_less_the_text_adds_the_less_is_left_down_to_nothing(text, size):
+    found = rescaled(1000 * text, size * text)
+    assert_close(found, 3 * size * text, rtol=1e-5, atol=0)
+    assert torch.equal(rescaled(0 * text, size * text), 0 * text)

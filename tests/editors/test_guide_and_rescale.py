@@ -73,7 +73,7 @@ def test_several_targets_together_are_each_alone(sample):
 def test_it_guides_in_its_share_of_the_steps(backbone, trajectory):
     run = prepare(backbone, trajectory, [BLUE])
     x, eps = trajectory.maps[1:3], torch.randn(4, 4, 16, 16)
-    changed = [not torch.equal(GuideAndRescale(until=0.5).follow(run, s, x, eps, eps[:2]), eps[:2]) for s in run.steps]
+    changed = [not torch.equal(GuideAndRescale(until=0.5).follow(run, s, x, eps, eps[2:]), eps[2:]) for s in run.steps]
     assert changed == [True, True, False, False]
 
 
