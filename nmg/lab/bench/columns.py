@@ -23,6 +23,7 @@ class Column:
         digits: after the point.
         factor: what a value is multiplied by.
         interval: whether a cell shows the interval.
+        median: whether a cell shows the median, which says little where every value is 0 or 1.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Column:
     digits: int = 2
     factor: float = 1.0
     interval: bool = True
+    median: bool = True
 
 
 COLUMNS: dict[str, Column] = {
@@ -41,7 +43,7 @@ COLUMNS: dict[str, Column] = {
         Column("mse", "MSE ×10³ ↓", min, factor=1e3),
         Column("psnr_inside", "PSNR inside ↑"),
         Column("psnr_outside", "PSNR outside ↑"),
-        Column("success", "success ↑"),
+        Column("success", "success ↑", median=False),
         Column("kept", "kept ↑"),
         Column("reconstruction_psnr", "reconstruction PSNR ↑"),
         Column("reconstruction_mse", "reconstruction MSE ×10³ ↓", min, factor=1e3),
@@ -57,7 +59,7 @@ COLUMNS: dict[str, Column] = {
         Column("dino", "DINOv2 ↑", digits=3),
         Column("dreamsim", "DreamSim ↓", min, digits=3),
         Column("viescore", "VIEScore ↑"),
-        Column("black", "black ×10² ↓", None, factor=1e2, interval=False),
+        Column("black", "black ×10² ↓", None, factor=1e2, interval=False, median=False),
         Column("tifa", "TIFA ↑", digits=3),
         Column("seconds", "seconds ↓", min, interval=False),
         Column("inversion_seconds", "inversion seconds", None, interval=False),
@@ -74,14 +76,15 @@ SUITES: dict[str, tuple[str, ...]] = {
 """The columns of a suite's table."""
 
 LEGEND = """\
-A cell is the mean over the items, [its 95 % percentile bootstrap interval, 2000 resamples]. Resampled are scenes, or
-pictures: the tasks of an editor share them, so that a scene's items of all tasks are drawn together. Such intervals are
-too narrow where scenes are few; a single one has none, and that of a share that is 0 or 1 on every item has no width,
-which does not make it certain. ∞ (exact): the pictures are equal on every item, to the last bit. Bold: the best mean
-among the methods with a guidance and a result on every item, whether or not it differs from the next. *identity*
-returns the source; *ceiling* is the autoencoder's picture of the truth."""
+A cell is the mean over the items, (their median, where there are several), [the mean's 95 % percentile bootstrap
+interval, 2000 resamples]. Resampled are scenes, or pictures: the tasks of an editor share them, so that a scene's
+items of all tasks are drawn together. Such intervals are too narrow where scenes are few; a single one has none, and
+that of a share that is 0 or 1 on every item has no width, which does not make it certain. ∞ (exact): the pictures are
+equal on every item, to the last bit. Bold: the best mean among the methods with a guidance and a result on every item,
+whether or not it differs from the next. *identity* returns the source; *ceiling* is the autoencoder's picture of the
+truth."""
 COMPARED = (
-    f"Paired differences to {BASELINE}; * where the interval excludes 0, without a correction for the number of "
+    f"Mean paired differences to {BASELINE}; * where the interval excludes 0, without a correction for the number of "
     "comparisons: of twenty true zeros one is marked on average, and more where scenes are few."
 )
 NEGATIVE = (
@@ -102,15 +105,11 @@ EXPLAINED = {
 """What the columns are, by the first metric of those that a sentence is about."""
 
 
-MEDIANS = ("pie",)
-"""Suites whose cells show the median beside the mean."""
-
-
-def cell(column: Column, estimate: Estimate, bold: bool = False, median: bool = False) -> str:
-    """An estimate as a table shows it: mean, median if asked for, and interval."""
+def cell(column: Column, estimate: Estimate, bold: bool = False, median: bool = True) -> str:
+    """An estimate as a table shows it: mean, median unless it is not asked for, and interval."""
     mean, low, high = (number(v * column.factor, column.digits) for v in (estimate.mean, estimate.low, estimate.high))
     parts = [f"**{mean}**" if bold else mean]
-    if median and column.interval:
+    if median and column.median and estimate.n > 1 and estimate.exact < estimate.n:
         parts.append(f"({number(estimate.median * column.factor, column.digits)})")
     # An infinite mean of every resample has no interval to show.
     bare = math.isnan(estimate.low) or (math.isinf(estimate.low) and estimate.low == estimate.high)

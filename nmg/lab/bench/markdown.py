@@ -9,7 +9,7 @@ import numpy as np
 
 from nmg.editors import Pix2PixZero
 from nmg.lab.bench import published
-from nmg.lab.bench.columns import COLUMNS, MEDIANS, NEGATIVE, SUITES, Column, cell, number
+from nmg.lab.bench.columns import COLUMNS, NEGATIVE, SUITES, Column, cell, number
 from nmg.lab.bench.groups import BASELINE, BOUNDS, OWN, RATIO, Group, place
 from nmg.lab.bench.statistics import difference
 
@@ -85,7 +85,7 @@ def _cell(group: Group, label: str, column: Column, bold: bool, notes: Notes) ->
     without = len(group.rows[label]) - (estimate.n if estimate else 0)
     if estimate is None:
         return f"missing {notes.mark('; '.join(reasons))}" if reasons else "–"
-    heading, text = column.heading.rstrip(" ↑↓"), cell(column, estimate, bold, group.suite in MEDIANS)
+    heading, text = column.heading.rstrip(" ↑↓"), cell(column, estimate, bold)
     if estimate.exact == estimate.n:
         text += " (exact)"
     elif estimate.exact:
@@ -114,9 +114,9 @@ def _remarks(group: Group) -> list[str]:
     scales = {label: rows[0].scale for label, rows in group.rows.items() if label == rows[0].method}
     listed = "; ".join(f"{label}: {scale:g}" for label, scale in scales.items() if scale is not None)
     lines += [f"Noise-map scale of {listed}.", ""] if listed else []
-    if group.suite in MEDIANS:
+    if group.suite == "pie":
         counts = ", ".join(f"{label} {len(rows)} of {group.asked(label)}" for label, rows in group.rows.items())
-        lines += [f"In parentheses: the median. Pictures that counted: {counts}.", ""]
+        lines += [f"Pictures that counted: {counts}.", ""]
         lines += [published.anchors(), ""] if group.task is None else []
     if len({frozenset(map(place, rows)) for rows in group.rows.values()}) > 1:
         lines += ["The rows are not all of the same items; the paired differences are.", ""]
@@ -135,7 +135,7 @@ def differences(group: Group, metrics: Sequence[str] = ()) -> str:
     for label in others:
         pairs = [(column, group.values(label, column.metric)) for column in shown]
         found = [(column, difference(values, group.values(BASELINE, column.metric))) for column, values in pairs]
-        cells = ["–" if e is None else cell(column, e) + " *" * e.excludes_zero for column, e in found]
+        cells = ["–" if e is None else cell(column, e, median=False) + " *" * e.excludes_zero for column, e in found]
         lines.append(_line([group.named(label), *cells]))
     return "\n".join([*lines, ""])
 

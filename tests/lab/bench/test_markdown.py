@@ -4,6 +4,7 @@ import math
 import pytest
 
 from nmg.lab.bench import published
+from nmg.lab.bench.columns import COLUMNS, SUITES
 from nmg.lab.bench.groups import RATIO, group
 from nmg.lab.bench.markdown import differences, markdown
 from tests.lab.bench.made import only, record, rows, several
@@ -38,7 +39,7 @@ def test_missing_is_said_with_its_reason_and_never_a_number():
     # Where only some items lack it, they are counted.
     found = [record(item=i, metrics={"psnr_outside": 10.0 * i}) for i in (1, 2)]
     text = markdown(only([*found, record(item=3, missing={"psnr_outside": "empty"})]))
-    assert rows(text)["DDIM"]["PSNR outside ↑"] == "15.00 [10.00, 20.00] [1]" and "1 of 3 items: empty" in text
+    assert rows(text)["DDIM"]["PSNR outside ↑"] == "15.00 (15.00) [10.00, 20.00] [1]" and "1 of 3 items: empty" in text
 
 
 def test_a_column_that_no_record_knows_is_left_out():
@@ -62,7 +63,7 @@ def test_equal_pictures_are_exact_and_not_missing():
     assert rows(markdown(found))["Direct"][heading] == "**∞** (exact)" and "missing" not in markdown(found)
     assert rows(differences(found))["Direct"][heading] == "∞ *"
     text = markdown(only(several(metric=metric, Direct=[20, 30, math.inf])))
-    assert rows(text)["Direct"][heading] == "∞ [20.00, ∞] [1]" and "25.00" in text
+    assert rows(text)["Direct"][heading] == "∞ (30.00) [20.00, ∞] [1]" and "25.00" in text
 
 
 def test_plain_ddim_under_pix2pix_zero_is_marked():
@@ -89,15 +90,17 @@ def test_differences_that_exclude_zero_are_marked():
     assert differences(only(several(NMG=[1]))) == ""
 
 
-# ---------------------------------------------------------------- PIE-Bench
-
-
-def test_pie_bench_s_cells_show_the_median_beside_the_mean():
+@pytest.mark.parametrize("suite", SUITES)
+def test_cells_show_the_median_beside_the_mean(suite):
     """One very wrong picture of five moves the mean alone."""
-    found = several("pie", "mse_outside", DDIM=[0.001, 0.001, 0.001, 0.001, 0.011])
-    assert rows(markdown(only(found)))["DDIM"]["MSE ×10⁴ ↓"].startswith("30.00 (10.00) [")
-    # Menagerie's tables are as they were.
-    assert "(" not in rows(markdown(only(several(DDIM=[1, 2, 9]))))["DDIM"]["PSNR ↑"]
+    found = several(suite, SUITES[suite][0], DDIM=[0.1, 0.1, 0.1, 0.1, 1.1], NMG=[0.3] * 5)
+    column = COLUMNS[SUITES[suite][0]]
+    shown = rows(markdown(only(found)))["DDIM"][column.heading]
+    assert shown.startswith(f"{0.3 * column.factor:.2f} ({0.1 * column.factor:.2f}) [")
+    assert "(" not in rows(differences(only(found)))["NMG"][column.heading]
+
+
+# ---------------------------------------------------------------- PIE-Bench
 
 
 def test_pie_bench_s_tables_count_pictures_and_black_ones():
