@@ -41,7 +41,7 @@ GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     PromptToPrompt: {"cross_replace": (0.2, 0.4, 0.6, 0.8, 1.0), "self_replace": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)},
     MasaCtrl: {"start_step": (0.05, 0.1, 0.2, 0.3, 0.4), "start_layer": (1, 2, 3, 4, 5)},
     Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)},
-    PlugAndPlay: {"feature_replace": (0.0, 0.2, 0.5, 0.8), "attention_replace": (0.0, 0.2, 0.5, 0.8)},
+    PlugAndPlay: {"feature_replace": (0.2, 0.5, 0.8), "attention_replace": (0.0, 0.2, 0.5, 0.8)},
     FlowEdit: {"source_scale": (1.0, 1.5, 2.0, 3.0), "plain": (0.0, 0.2, 0.4)},
     UniEdit: {"omega": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)},
     GuideAndRescale: {"attention_scale": (3e4, 3e5), "until": (0.1, 0.2, 0.4, 0.6)},
