@@ -219,7 +219,7 @@ class Request:
     def remarks(self, backbone: Backbone) -> list[str]:
         """What is not wrong with a request, but to be said before it is computed."""
         editor = PromptToPrompt() if self.editor is None else self.editor
-        said = backbone.remarks([*self.prompts, self.own_negative or ""]) + editor.remarks(self)
+        said = backbone.remarks([*self.prompts, self.own_negative or ""]) + editor.remarks(backbone, self)
         said += self.guidance.remarks(self) if self.guidance else []
         if backbone.DISTILLED and self.guidance and (scale := self.guidance.text_scale) != 1:
             said.append(

@@ -34,7 +34,8 @@ class Asked(Protocol):
     """What a guidance or an editor checks before anything is computed: a `nmg.request.Request` with no default open.
 
     `prompts` are the source prompt, then one per target; `own_negative` is the negative prompt, where it is another
-    than the editor's habit; `size` is width and height in pixels.
+    than the editor's habit; `skip` is the share of the steps, the noisiest, that is left out, or None for the editor's
+    habit; `size` is width and height in pixels.
     """
 
     @property
@@ -49,6 +50,8 @@ class Asked(Protocol):
     def convention(self) -> Any: ...
     @property
     def steps(self) -> Any: ...
+    @property
+    def skip(self) -> Any: ...
     @property
     def size(self) -> Any: ...
 

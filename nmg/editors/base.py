@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nmg import rows
@@ -31,7 +32,7 @@ class Editor:
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a request that the editor can't serve, before anything is computed."""
 
-    def remarks(self, request: Asked) -> list[str]:
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
         """What is not wrong, but to be said before a request is computed: settings that would act in no step."""
         return []
 
@@ -127,6 +128,29 @@ class Editor:
     def mask(self, run: Run) -> Mask | None:
         """Where each row may differ from the source so far, at the latent's size; None for everywhere."""
         return None
+
+
+def first_sampled(editor: Editor, request: Asked) -> int:
+    """The index of the first step that a request samples; the noisier ones are left out."""
+    return round((editor.skip if request.skip is None else request.skip) * request.steps)
+
+
+def idle(editor: Editor, request: Asked, *names: str) -> list[str]:
+    """What to say about shares of the steps, the first, that end before any is sampled.
+
+    A share of 0 asks for that, and is said where nothing else is left of the editor.
+    """
+    first, shares = first_sampled(editor, request), {name: getattr(editor, name) for name in names}
+    lost = {name: share for name, share in shares.items() if round(share * request.steps) <= first}
+    lost = {name: share for name, share in lost.items() if share or len(lost) == len(shares)}
+    return unsampled(editor, request, [f"{name}={share!r}" for name, share in lost.items()])
+
+
+def unsampled(editor: Editor, request: Asked, lost: Sequence[str]) -> list[str]:
+    """What to say about settings, as "name=value", whose part of the steps holds none that is sampled."""
+    count = request.steps - first_sampled(editor, request)
+    what = f"{', '.join(lost)} holds none of the {count} steps that are sampled, and does nothing"
+    return [f"{type(editor).__name__}: {what}"] if lost and len(request.prompts) > 1 else []
 
 
 def check_finite(editor: object, name: str, value: object) -> None:

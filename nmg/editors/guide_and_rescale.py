@@ -14,7 +14,7 @@ from nmg import rows
 from nmg.attention import Attend, Features, Site, probabilities
 from nmg.backbones import Backbone
 from nmg.backbones.checks import check_gradient
-from nmg.editors.base import Editor, check_finite
+from nmg.editors.base import Editor, check_finite, idle
 from nmg.levels import Step
 from nmg.rescale import rescaled
 from nmg.run import Asked, Run
@@ -61,6 +61,11 @@ class GuideAndRescale(Editor):
         backbone.check_decoder("GuideAndRescale")
         if self.guided(request.steps):
             check_gradient(backbone.network, "GuideAndRescale", "GuideAndRescale(until=0)")
+
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
+        said = "GuideAndRescale: attention_scale=0 and feature_scale=0 guide nowhere, so that the gradient does nothing"
+        nowhere = len(request.prompts) > 1 and self.attention_scale == self.feature_scale == 0
+        return idle(self, request, "until") + [said] * nowhere
 
     def guided(self, count: int) -> range:
         """The steps, of `count`, that are guided."""

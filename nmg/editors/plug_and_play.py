@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nmg import rows
 from nmg.attention import Attend, Features, Site, attention
 from nmg.backbones import Backbone
-from nmg.editors.base import Editor
+from nmg.editors.base import Editor, idle
 from nmg.levels import Step
 from nmg.run import Asked, Run
 from nmg.types import Heads, KeyMask
@@ -65,6 +65,9 @@ class PlugAndPlay(Editor):
                 f"PlugAndPlay: start_block={self.start_block} is not there: the decoder has {len(backbone.decoder)} "
                 "residual blocks; give a smaller one, or leave it out"
             )
+
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
+        return idle(self, request, "feature_replace", "attention_replace")
 
     def prepare(self, run: Run) -> Editor:
         if len(run.prompts) < 2:

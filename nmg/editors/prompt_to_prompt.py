@@ -18,7 +18,7 @@ from nmg import rows
 from nmg.alignment import Correspondence, Tokens, find, refinement, replacement, replacement_by_authors
 from nmg.attention import Attend, Site, attention, probabilities, word_columns
 from nmg.backbones import Backbone
-from nmg.editors.base import Editor
+from nmg.editors.base import Editor, first_sampled, unsampled
 from nmg.levels import Step
 from nmg.run import Asked, Run
 from nmg.types import Heads, KeyMask, Latents, Mask, WordMaps
@@ -172,15 +172,13 @@ class PromptToPrompt(Editor):
                     "no weight"
                 )
 
-    def remarks(self, request: Asked) -> list[str]:
-        if len(request.prompts) < 2:
-            return []
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
         named = self.cross_replace if isinstance(self.cross_replace, Mapping) else {"cross_replace": self.cross_replace}
         shares = {name: (window, request.steps + 1) for name, window in named.items()}
         shares["self_replace"] = (self.self_replace, request.steps)
-        lost = [f"{name}={window!r}" for name, (window, count) in shares.items() if _rounds_to_none(window, count)]
-        what = f"PromptToPrompt: {', '.join(lost)} rounds to none of the {request.steps} steps, and does nothing"
-        return [what] if lost else []
+        first = first_sampled(self, request)
+        lost = [f"{name}={window!r}" for name, (window, count) in shares.items() if _acts_in_none(window, count, first)]
+        return unsampled(self, request, lost)
 
     @property
     def edits_alone(self) -> bool:
@@ -268,11 +266,11 @@ def _window(window: Window, count: int, name: str = "window") -> tuple[int, int]
     return int(bounds[0] * count), int(bounds[1] * count)
 
 
-def _rounds_to_none(window: Window, count: int) -> bool:
-    """Whether a window that is not empty covers none of `count` steps."""
+def _acts_in_none(window: Window, count: int, sampled: int) -> bool:
+    """Whether a window that is not empty covers none of `count` steps from the first `sampled` on."""
     first, last = window if isinstance(window, Sequence) else (0.0, window)
     start, end = _window(window, count)
-    return first < last and start == end
+    return first < last and end <= max(start, sampled)
 
 
 def _found(word: str, targets: Sequence[Tokens]) -> list[tuple[int, list[int]]]:

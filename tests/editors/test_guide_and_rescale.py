@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nmg import CFG, Backbone, Direct, Editor, GuideAndRescale, NoiseMap, denoise, edit, prepare
+from nmg import CFG, Backbone, Direct, Editor, GuideAndRescale, NoiseMap, Request, denoise, edit, prepare
 from nmg.attention import attending, changing, probabilities
 from nmg.rescale import rescaled
 from tests.families import sd3
@@ -75,6 +75,23 @@ def test_it_guides_in_its_share_of_the_steps(backbone, trajectory):
     x, eps = trajectory.maps[1:3], torch.randn(4, 4, 16, 16)
     changed = [not torch.equal(GuideAndRescale(until=0.5).follow(run, s, x, eps, eps[2:]), eps[2:]) for s in run.steps]
     assert changed == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "options, skip, said",
+    [
+        ({}, None, ""),
+        ({"until": 0}, None, "until=0 holds none of the 4 steps that are sampled"),
+        ({"until": 0.5}, 0.5, "until=0.5 holds none of the 2 steps that are sampled"),
+        ({"attention_scale": 0}, None, ""),
+        ({"attention_scale": 0, "feature_scale": 0}, None, "attention_scale=0 and feature_scale=0 guide nowhere"),
+    ],
+    ids=str,
+)
+def test_what_guides_in_no_step_is_said(backbone, trajectory, options, skip, said):
+    request = Request(trajectory, trajectory.prompt, [BLUE], editor=GuideAndRescale(**options), steps=4, skip=skip)
+    found = request.remarks(backbone)
+    assert len(found) == bool(said) and said in "".join(found)
 
 
 def test_no_parameter_gets_a_gradient_and_no_hook_stays(backbone, trajectory):

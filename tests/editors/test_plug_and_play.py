@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 import nmg
-from nmg import CFG, Backbone, Direct, Editor, NoiseMap, PlugAndPlay, denoise, edit, invert, prepare
+from nmg import CFG, Backbone, Direct, Editor, NoiseMap, PlugAndPlay, Request, denoise, edit, invert, prepare
 from nmg.editors.plug_and_play import FIRST_BLOCK
 from tests.families import sd3
 
@@ -128,6 +130,25 @@ def test_a_network_without_a_decoder_is_refused(picture):
     pipe = sd3()
     with pytest.raises(ValueError, match="SD3Transformer2DModel has none; use"):
         edit(pipe, picture, "a cat", ["a dog"], editor=PlugAndPlay(), steps=2, **QUIET)
+
+
+@pytest.mark.parametrize(
+    "shares, skip, said",
+    [
+        ((0.75, 0.5), None, ""),
+        ((0.75, 0), None, ""),
+        ((0.1, 0.5), None, "PlugAndPlay: feature_replace=0.1 holds none of the 4 steps that are sampled"),
+        ((0.75, 0.5), 0.5, "PlugAndPlay: attention_replace=0.5 holds none of the 2 steps that are sampled"),
+        ((0.75, 0.5), 0.75, "PlugAndPlay: feature_replace=0.75, attention_replace=0.5 holds none of the 1 steps"),
+        ((0, 0), None, "PlugAndPlay: feature_replace=0, attention_replace=0 holds none of the 4 steps"),
+    ],
+    ids=str,
+)
+def test_shares_that_hold_no_step_are_said(backbone, trajectory, shares, skip, said):
+    request = Request(trajectory, trajectory.prompt, [BLUE], editor=PlugAndPlay(*shares), steps=4, skip=skip)
+    assert "; ".join(request.remarks(backbone))[: len(said) or None] == said
+    alone = dataclasses.replace(request, targets=())
+    assert alone.remarks(backbone) == []
 
 
 @pytest.mark.parametrize(

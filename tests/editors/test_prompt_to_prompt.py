@@ -451,13 +451,20 @@ def test_a_setting_that_would_act_in_no_step_is_refused(backbone, trajectory, ed
     [
         ({}, []),
         ({"cross_replace": 0, "self_replace": 0}, []),
-        ({"cross_replace": 0.1}, ["cross_replace=0.1 rounds to none of the 4 steps"]),
-        ({"self_replace": (0.3, 0.4)}, ["self_replace=(0.3, 0.4) rounds to none of the 4 steps"]),
-        ({"cross_replace": {"cat": 0.1}, "self_replace": 0.2}, ["cat=0.1, self_replace=0.2 rounds to none"]),
+        ({"cross_replace": 0.1}, ["cross_replace=0.1 holds none of the 4 steps that are sampled"]),
+        ({"self_replace": (0.3, 0.4)}, ["self_replace=(0.3, 0.4) holds none of the 4 steps"]),
+        ({"cross_replace": {"cat": 0.1}, "self_replace": 0.2}, ["cat=0.1, self_replace=0.2 holds none"]),
     ],
     ids=str,
 )
-def test_a_share_that_rounds_to_no_step_is_said(trajectory, editor, said):
+def test_a_share_that_rounds_to_no_step_is_said(backbone, trajectory, editor, said):
     request = Request(trajectory, trajectory.prompt, [BLUE], steps=4)
-    found = PromptToPrompt(**editor).remarks(request)
+    found = PromptToPrompt(**editor).remarks(backbone, request)
     assert [words in remark for words, remark in zip(said, found, strict=True)] == [True] * len(said)
+
+
+def test_a_share_that_ends_before_the_first_step_that_is_sampled_is_said(backbone, trajectory):
+    request = Request(trajectory, trajectory.prompt, [BLUE], steps=4, skip=0.5)
+    (said,) = PromptToPrompt(cross_replace=0.8, self_replace=(0.25, 0.5)).remarks(backbone, request)
+    assert "self_replace=(0.25, 0.5) holds none of the 2 steps that are sampled" in said
+    assert PromptToPrompt(cross_replace=0.8, self_replace=(0.25, 0.75)).remarks(backbone, request) == []
