@@ -8,7 +8,9 @@ the order in which they are right.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,18 @@ from nmg.lab.bench.statistics import Estimate, Item, pooled
 from nmg.lab.bench.suites import Menagerie, kind_of
 from nmg.lab.scoring import EMPTY
 
-EXACT = {"psnr": "PSNR to the true counterfactual", "success": "the changed factor read as the target's"}
-"""The exact answers, and what they are."""
+EXACT = {
+    "psnr": ("PSNR to the true counterfactual", 0.1),
+    "success": ("the changed factor read as the target's", 0.5),
+}
+"""The exact answers: what they are, and by how much those of two edits must differ to have an order.
+
+Methods that put the source row on its maps make nearly the same edit: which of those is nearer to the truth is noise.
+"""
 FEWEST = 3
 """Edits of a scene below which their order says nothing."""
+SCENES = 5
+"""Scenes below which a bootstrap interval over scenes means nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,29 +147,36 @@ def measured(folder: Path, suite: Menagerie, proxies: Mapping[str, Proxy] = PROX
 # ---------------------------------------------------------------- correlation
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, equal values by their mean rank; None where either is the same everywhere."""
-    first, second = _ranks(a), _ranks(b)
-    if first.std() == 0 or second.std() == 0:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+def somers(proxy: Sequence[float], exact: Sequence[float], margin: float = 0.0) -> float | None:
+    """Somers' D of a proxy, given the exact answer: of the pairs whose exact answers differ, by `margin` at least, the
+    share that the proxy puts in the right order minus the share that it puts in the wrong one; its ties are neither.
+    None without such a pair.
 
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    Somers 1962, "A New Asymmetric Measure of Association for Ordinal Variables", American Sociological Review 27(6). Of
+    an answer that is yes or no it is twice the area under the ROC curve, minus 1.
+    """
+    given, true = np.asarray(proxy, float), np.asarray(exact, float)
+    # Equal infinities, of exact pictures, differ by nothing.
+    higher = true[:, None] > true[None]
+    with np.errstate(invalid="ignore"):
+        counted = higher & (true[:, None] - true[None] >= margin)
+    agreeing = (given[:, None] > given[None]).astype(int) - (given[:, None] < given[None])
+    return float(agreeing[counted].mean()) if counted.any() else None
 
 
 def correlations(found: Sequence[Record], proxy: str, exact: str, better: int = 1) -> dict[Item, float]:
-    """For each scene of each kind of edit, the rank correlation over its edits, by whatever editor, of a proxy with the
-    exact answer: 1 where the proxy puts them in the right order, -1 in the opposite one. Scenes whose edits are too few
-    or all alike have none."""
-    scenes: dict[Item, list[tuple[float, float]]] = {}
+    """For each scene of each kind of edit, the rank correlation (`somers`) over its edits, by whatever editor, of a
+    proxy with the exact answer: 1 where the proxy puts them in the right order, -1 in the opposite one. Scenes whose
+    edits are too few or all alike have none."""
+    scenes: dict[Item, tuple[list[float], list[float]]] = {}
     for record in found:
-        values = record.value(proxy), record.value(exact)
-        if values[0] is not None and values[1] is not None:
-            scenes.setdefault(_scene_of(record), []).append((better * values[0], values[1]))
-    each = {item: spearman(*zip(*pairs, strict=True)) for item, pairs in scenes.items() if len(pairs) >= FEWEST}
+        given, true = record.value(proxy), record.value(exact)
+        if given is not None and true is not None:
+            columns = scenes.setdefault(_scene_of(record), ([], []))
+            columns[0].append(better * given)
+            columns[1].append(true)
+    margin = EXACT[exact][1]
+    each = {item: somers(a, b, margin) for item, (a, b) in scenes.items() if len(a) >= FEWEST}
     return {item: value for item, value in each.items() if value is not None}
 
 
@@ -168,11 +185,14 @@ def _scene_of(record: Record) -> Item:
 
 
 def agreement(found: Sequence[Record], proxy: str, exact: str, task: str | None = None) -> Estimate | None:
-    """The mean correlation over the scenes of a kind of edit, or of all, with its bootstrap interval over scenes; None
-    without a scene."""
+    """The mean correlation over the scenes of a kind of edit, or of all, with its bootstrap interval over scenes where
+    they are `SCENES` at least; None without a scene."""
     chosen = [record for record in found if task in (None, kind_of(record.task))]
     values = correlations(chosen, proxy, exact, PROXIES[proxy].better)
-    return pooled(values) if values else None
+    if not values:
+        return None
+    many = len({scene for _, scene in values}) >= SCENES
+    return pooled(values) if many else dataclasses.replace(pooled(values), low=math.nan, high=math.nan)
 
 
 # ---------------------------------------------------------------- tables
@@ -186,27 +206,16 @@ def write(folder: Path, found: Sequence[Record], out: Path) -> list[Path]:
         found: what `measured` gave.
     """
     tasks = (*dict.fromkeys(kind_of(record.task) for record in found), None)
-    per_scene = len(found) / max(1, len(set(map(_scene_of, found))))
-    text = [
-        "# Which measure to trust",
-        "",
-        f"Rank correlation (Spearman) of proxies with the exact answer, within a scene over its {per_scene:.3g} edits, "
-        "mean over scenes with the 95 % bootstrap interval over scenes: 1 where a proxy puts the edits of a scene in "
-        f"the right order, 0 where it says nothing. {len(found)} edits of {folder}; a scene whose edits are all alike "
-        "has no order.",
-        "",
-    ]
-    lines = []
-    for exact, what in EXACT.items():
+    had = [name for name in PROXIES if any(record.value(name) is not None for record in found)]
+    text, lines = _head(folder, found, had), []
+    for exact, (what, _) in EXACT.items():
         heads = ["proxy", *(task or "all" for task in tasks)]
         text += [f"## By {what}", "", _row(heads), _row(["---"] * len(heads))]
-        for name, proxy in PROXIES.items():
+        for name in had:
             estimates = {task: agreement(found, name, exact, task) for task in tasks}
-            text.append(_row([proxy.heading, *map(_cell, estimates.values())]))
+            text.append(_row([PROXIES[name].heading, *map(_cell, estimates.values())]))
             lines += [_line(exact, name, task, estimate) for task, estimate in estimates.items() if estimate]
         text.append("")
-    reasons = {proxy.heading: _lacking(found, name) for name, proxy in PROXIES.items()}
-    text += [line for heading, why in reasons.items() if why for line in (f"{heading} is missing: {why}.", "")]
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "proxies.md") as part:
         part.write_text("\n".join(text).rstrip() + "\n")
@@ -217,18 +226,38 @@ def write(folder: Path, found: Sequence[Record], out: Path) -> list[Path]:
     return [out / "proxies.md", out / "proxies.csv"]
 
 
-def _lacking(found: Sequence[Record], proxy: str) -> str:
-    """Why a proxy has no value on any record; empty where it has some."""
-    if any(record.value(proxy) is not None for record in found):
-        return ""
-    return "; ".join(sorted({record.missing[proxy] for record in found if proxy in record.missing}))
+def _head(folder: Path, found: Sequence[Record], had: Sequence[str]) -> list[str]:
+    """What the tables show, of which edits, and which proxies could be had."""
+    per_scene = len(found) / max(1, len(set(map(_scene_of, found))))
+    measured = ", ".join(PROXIES[name].heading for name in had) or "none"
+    reasons = {name: "; ".join(sorted({r.missing[name] for r in found if name in r.missing})) for name in PROXIES}
+    missing = [f"- {PROXIES[name].heading}: {why}" for name, why in reasons.items() if why and name not in had]
+    return [
+        "# Which measure to trust",
+        "",
+        f"{len(found)} edits of {folder}, {per_scene:.3g} of a scene on average. A cell is the rank correlation "
+        "(Somers' D) of a proxy with the exact answer, within a scene and over the pairs of its edits: the share of "
+        "pairs that the proxy puts in the right order minus the share that it puts in the wrong one. It is 1 for a "
+        "proxy that is always right, 0 for one that says nothing, −1 for one that is always wrong. Pairs whose PSNR "
+        f"differs by less than {EXACT['psnr'][1]:g} dB have no order and are left out, as are pairs of which both "
+        "succeed or both fail: several methods make nearly the same edit. An edit that several make alike still "
+        "counts once for each.",
+        "",
+        f"Cells: the mean over scenes [its 95 % bootstrap interval over scenes, where there are {SCENES} at least] "
+        "(the number of scenes that have an order; over all tasks a scene counts once for each task).",
+        "",
+        f"Measured here: {measured}." + (" Missing, with the reason:" if missing else ""),
+        "",
+        *missing,
+        *[""] * bool(missing),
+    ]
 
 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    bare = number(estimate.mean, 2)
-    return bare if np.isnan(estimate.low) else f"{bare} [{number(estimate.low, 2)}, {number(estimate.high, 2)}]"
+    interval = "" if np.isnan(estimate.low) else f" [{number(estimate.low, 2)}, {number(estimate.high, 2)}]"
+    return f"{number(estimate.mean, 2)}{interval} ({estimate.n})"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -236,5 +265,6 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _line(exact: str, proxy: str, task: str | None, estimate: Estimate) -> dict[str, str | int]:
-    values = {name: f"{getattr(estimate, name):.6g}" for name in ("mean", "low", "high", "median")}
+    ends = {name: getattr(estimate, name) for name in ("mean", "low", "high", "median")}
+    values = {name: "" if math.isnan(end) else f"{end:.6g}" for name, end in ends.items()}
     return {"exact": exact, "task": task or "all", "proxy": PROXIES[proxy].heading, "scenes": estimate.n, **values}

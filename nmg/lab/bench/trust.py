@@ -16,8 +16,8 @@ Rank correlation of what papers measure with the exact answer, on the edits that
   nmg bench --out outputs/bench --scenes 16
   nmg proxies outputs/bench
 
-The more methods and scales the folder holds, the more there is to put in order. A measure whose weights are not here is
-said to be missing.
+The more methods and scales the folder holds, the more there is to put in order; edits whose PSNR to the truth is within
+0.1 dB have no order. A measure whose weights are not here is said to be missing.
 """
 
 

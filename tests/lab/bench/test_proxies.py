@@ -8,7 +8,7 @@ from PIL import Image
 from nmg import images
 from nmg.lab import metrics
 from nmg.lab.bench import Menagerie, proxies
-from nmg.lab.bench.proxies import PROXIES, agreement, correlations, spearman
+from nmg.lab.bench.proxies import PROXIES, agreement, correlations
 from nmg.lab.bench.records import Writer
 from tests.lab.bench.made import record
 
@@ -16,21 +16,46 @@ TASK = "colour change"
 
 
 @pytest.mark.parametrize(
-    "a, b, expected",
+    "proxy, exact, expected",
     [
         ([1, 2, 3, 4], [10, 20, 30, 99], 1.0),
         ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
-        ([1, 2, 2, 3], [1, 3, 2, 4], 0.9486833),
+        # Of three pairs one is right, one is wrong, and one tied by the proxy.
+        ([1, 2, 1], [1, 2, 3], 0.0),
+        # Two of three pairs have an order, and both are right.
+        ([1, 2, 3], [1, 2, 2], 1.0),
         ([1, 2, float("inf")], [1, 2, 3], 1.0),
+        ([1, 2, 0], [1, float("inf"), float("inf")], 0.0),
     ],
-    ids=["same", "opposite", "ties", "infinite"],
+    ids=["same", "opposite", "proxy tied", "answer tied", "infinite", "equal infinities"],
 )
-def test_spearman_is_the_correlation_of_ranks(a, b, expected):
-    assert spearman(a, b) == pytest.approx(expected)
+def test_somers_d_is_the_right_pairs_share_minus_the_wrong_ones(proxy, exact, expected):
+    assert proxies.somers(proxy, exact) == pytest.approx(expected)
 
 
-def test_values_that_are_all_alike_have_no_order():
-    assert spearman([1, 1, 1], [1, 2, 3]) is None and spearman([1, 2, 3], [0, 0, 0]) is None
+def test_somers_d_of_a_yes_or_no_is_the_area_under_the_curve():
+    proxy, exact = np.random.default_rng(0).normal(size=20), np.arange(20) % 2
+    area = np.mean(proxy[exact == 1][:, None] > proxy[exact == 0][None])
+    assert proxies.somers(proxy.tolist(), exact.tolist(), 0.5) == pytest.approx(2 * area - 1)
+
+
+def test_answers_that_are_all_alike_have_no_order():
+    assert proxies.somers([1, 2, 3], [0, 0, 0]) is None and proxies.somers([1, 1, 1], [1, 2, 3]) == 0
+
+
+def test_nearly_equal_edits_have_no_order_to_be_got_wrong():
+    """Two methods make the same edit but for 0.05 dB, which the proxy has the other way round."""
+    found = edits(1, [20, 20.05, 25], [6, 5, 9])
+    assert agreement(found, "proxy_psnr", "psnr").mean == 1
+
+
+@pytest.mark.parametrize("scenes", [4, 5])
+def test_few_scenes_have_no_interval_and_every_cell_its_number(scenes, tmp_path):
+    found = [r for item in range(scenes) for r in edits(item, [1, 2, 3], [1, 2, 3] if item else [3, 2, 1])]
+    text = proxies.write(tmp_path, found, tmp_path)[0].read_text()
+    low = agreement(found, "proxy_psnr", "psnr").low
+    assert np.isnan(low) == (scenes < 5)
+    assert ("| PSNR outside | 0.50 (4)" if scenes < 5 else "| PSNR outside | 0.60 [−0.20, 1.00] (5)") in text
 
 
 def edits(item, exact, proxy, task=TASK, name="proxy_psnr"):
@@ -106,7 +131,8 @@ def test_the_tables_say_which_proxy_is_right_and_which_is_missing(kept):
     found = proxies.measured(kept, Menagerie())
     markdown, table = proxies.write(kept, found, kept / "out")
     text = markdown.read_text()
-    assert "| PSNR outside | −1.00" in text and "CLIP is missing: ClipScore is not here." in text
+    assert "| PSNR outside | −1.00" in text and "- CLIP: ClipScore is not here" in text
+    assert "Measured here: PSNR outside, SSIM outside." in text and "| CLIP |" not in text
     with table.open() as file:
         lines = list(csv.DictReader(file))
     assert {line["proxy"] for line in lines} == {PROXIES["proxy_psnr"].heading, PROXIES["proxy_ssim"].heading}
