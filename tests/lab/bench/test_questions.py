@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -6,6 +7,8 @@ from nmg import Backbone
 from nmg.lab.bench import questions
 from nmg.lab.bench.plots import response
 from nmg.lab.bench.questions import ASKED, Questions
+from nmg.menagerie import FACTORS
+from nmg.menagerie.captions import WORDS_OF
 from tests.lab.bench.made import record, several
 
 
@@ -20,6 +23,12 @@ def test_every_question_asks_for_one_factor_on_scenes_that_lack_it():
 def test_what_is_removed_is_what_is_added():
     (glasses, _), (bare, _) = (next(ASKED[f"{verb} glasses"][1].scenes(10_000, 1)) for verb in ("remove", "add"))
     assert glasses.glasses and not bare.glasses
+
+
+def test_what_no_prompt_can_ask_for_is_said_where_it_was_asked():
+    assert not {"sun", "position"} & {*FACTORS, *(word for words in WORDS_OF.values() for word in words)}
+    assert "sun" in questions.WORDS[questions.ADDED] and "position" in questions.WORDS[questions.GEOMETRY]
+    assert set(questions.WORDS) == {question for question, _, _ in ASKED.values()}
 
 
 def test_a_curve_has_a_panel_per_metric_and_a_line_per_method():
@@ -63,4 +72,6 @@ def test_the_page_answers_every_question_with_its_figures(tiny, tmp_path, monkey
         "bounded",
     )
     assert all(f"{heading}" in page for heading in headings)
+    # Every section says what it compares before it shows anything.
+    assert all(not text.lstrip().startswith(("|", "!", "#")) for text in re.split(r"^##.*$", page, flags=re.M)[1:])
     assert all(f"({path.name})" in page for path in written if path.suffix == ".png")
