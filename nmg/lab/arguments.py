@@ -67,14 +67,14 @@ GPUs:
 
 Which settings? All of them on one sheet, and the sampling as a film:
 
-  nmg edit scene:7 --change colour=blue --grid text-scale=3,5,7.5 noise-map-scale=3,10,30
+  nmg edit scene:7 --change colour=blue --grid text-scale=3,5,7.5 noise-map-scale=0,10,3000
   nmg edit scene:7 --change colour=blue --gif
 
-How to choose: if the reconstruction drifts from the source, raise --noise-map-scale; if the edit is too
-weak, lower --cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it
-changes too much, raise them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD). With --editor masactrl, a later
---start-step or --start-layer leaves the prompt more room, an earlier one keeps more of the source. With --editor
-pix2pix-zero, a higher --text-scale changes more.
+How to choose: if the reconstruction drifts from the source, lower --text-scale; if the edit is too weak, lower
+--cross-replace and --self-replace, or give the new word a weight (--weight tiger=2); if it changes too much, raise
+them, or restrict it to words (--blend SOURCE_WORD TARGET_WORD). With --editor masactrl, a later --start-step or
+--start-layer leaves the prompt more room, an earlier one keeps more of the source. With --editor pix2pix-zero, a higher
+--text-scale changes more.
 """
 
 

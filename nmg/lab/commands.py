@@ -157,7 +157,7 @@ def run_models(arguments: argparse.Namespace) -> None:
 
     print(f"{menagerie.NAME:32} bundled; a drawn world at {SIZE}×{SIZE}, runs anywhere (default without CUDA)")
     print(f"{PAPER_MODEL:32} Stable Diffusion 1.4, the paper's model (default with CUDA)")
-    print(f"{'any hub id or folder':32} a Stable Diffusion 1, 2, XL or 3 pipeline in diffusers' layout")
+    print(f"{'any hub id or folder':32} a Stable Diffusion, FLUX.1 or Qwen-Image pipeline in diffusers' layout")
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

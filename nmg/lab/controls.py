@@ -78,6 +78,10 @@ EDITORS: dict[str, Editor] = {
     "guide-and-rescale": GuideAndRescale(),
     "none": Editor(),
 }
+SUITING = {"default": next(iter(GUIDANCES)), "direct": "direct"}
+"""The guidance where none is named, by what the editor `suits`."""
+DIRECT = ", ".join(name for name, method in EDITORS.items() if method.suits == "direct")
+"""The editors that read the source off its noise maps."""
 METHODS: dict[str, Mapping[str, Any]] = {"inversion": INVERSIONS, "guidance": GUIDANCES, "editor": EDITORS}
 """The methods by the argument that names one of them, with their defaults. The first is used where none is named."""
 INSIDE: dict[type, tuple[type, str]] = {LocalBlend: (PromptToPrompt, "local_blend")}
@@ -131,7 +135,8 @@ CONTROLS: tuple[Control, ...] = (
             "what the edit should show; repeatable", "target prompt", "target"),
     Control((Request,), "guidance", Choice(options=GUIDANCES),
             "none is plain DDIM; null-text, negative-prompt (NPI), proximal (ProxNPI) and direct (PnP inversion) are "
-            "what it is compared with", "guidance", default=next(iter(GUIDANCES))),
+            "what it is compared with", "guidance",
+            default=f"{SUITING['default']}; {DIRECT}: direct"),
     Control((NoiseMap,), "noise_map_scale", Numbers("S_N", high=300.0, step=0.5),
             "acts as S_N · S_G; turn this one; or one number for each step", "noise-map scale"),
     Control((NoiseMap,), "gradient_scale", Number("S_G"), "leave it and turn the noise-map scale"),
@@ -328,8 +333,7 @@ def _defaults(row: Control) -> dict[str, str]:
 
 def _usual(role: str, editor: str | None) -> str:
     """The name of the method where none is named; the guidance is the one that suits the editor."""
-    suits = role == "guidance" and editor and EDITORS[editor].suits == "direct"
-    return "direct" if suits else next(iter(METHODS[role]))
+    return SUITING[EDITORS[editor].suits] if role == "guidance" and editor else next(iter(METHODS[role]))
 
 
 def made(role: str, arguments: argparse.Namespace, own: Mapping[str, Any] | None = None) -> Any:

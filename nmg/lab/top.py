@@ -30,7 +30,7 @@ Without a GPU the bundled model runs, which knows a drawn world of animals and c
   nmg edit scene:7,kind=cat --editor pix2pix-zero --direction cat dog
   nmg edit photo.png --source "a cat sitting in the forest" --target "a dog sitting in the forest"
 
-With CUDA the default is Stable Diffusion 1.4; --model takes any Stable Diffusion 1, 2, XL or 3 by hub id or folder:
+With CUDA the default is Stable Diffusion 1.4; --model takes others, FLUX.1 and Qwen-Image too, by hub id or folder:
 
   nmg edit photo.jpg --model CompVis/stable-diffusion-v1-4 \\
       --source "a cat on a table" --target "a tiger on a table" --blend cat tiger

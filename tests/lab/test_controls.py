@@ -110,6 +110,14 @@ def test_a_method_is_made_of_its_options(role, options, expected):
     assert made(role, parsed(*words)) == expected
 
 
+@pytest.mark.parametrize("editor", EDITORS)
+def test_an_editor_brings_the_guidance_that_suits_it(editor):
+    direct = editor in controls.DIRECT.split(", ")
+    assert direct == (EDITORS[editor].suits == "direct")
+    assert made("guidance", parsed("--editor", editor)) == (nmg.Direct() if direct else nmg.NoiseMap())
+    assert made("guidance", parsed("--editor", editor, "--guidance", "none")) == nmg.CFG()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nmg.guidance import Guidance, NoiseMap
-from nmg.lab.controls import CONTROLS, GUIDANCES, METHODS, Control, name_of, parts, turned, values_of
+from nmg.lab.controls import CONTROLS, METHODS, SUITING, Control, name_of, parts, turned, values_of
 from nmg.request import Request
 
 ROLES = ("guidance", "editor")
 """The methods of a request that have controls."""
-SUITING = {"default": next(iter(GUIDANCES)), "direct": "direct"}
-"""The guidance that goes with an editor, by what the editor `suits`."""
 ASKED = {row.name: row.field for row in CONTROLS if row.of == (Request,)}
 """The fields of a request by the name of their control."""
 STRENGTH = ("noise_map_scale", "guard")
