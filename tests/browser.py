@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.notebooks import ROOT, inject
 
@@ -377,6 +377,21 @@ class Panel:
         colour = self.part(name).evaluate("element => getComputedStyle(element).color")
         return re.findall(r"\d+", colour)[:3]
 
+    def tabbed(self) -> list[list[str]]:
+        """What Tab leads to, from the main picture to the panel's end: of each stop the parts that it is in."""
+        script = """() => {
+            const panel = document.activeElement.closest('.nmg-panel'), found = [];
+            for (let e = panel && document.activeElement; e && e !== panel; e = e.parentElement)
+                found.push(...[...e.classList].filter(name => name.startsWith('nmg-')).map(name => name.slice(4)));
+            return panel && found;
+        }"""
+        stops: list[list[str]] = []
+        self.part("view").focus()
+        while found := self.page.evaluate(script):
+            stops.append(found)
+            self.page.keyboard.press("Tab")
+        return stops
+
     def enter(self, name: str, value: float) -> None:
         """Set a slider by its readout."""
         readout = self.part(name, ".widget-readout")
@@ -416,12 +431,16 @@ class Panel:
 
 # ---------------------------------------------------------------- screenshots
 
+MARGIN = 24
+"""Pixels around the panel, in the colour of its page."""
+
 
 def photograph(panel: Panel, path: Path, limit: int = 300_000) -> None:
     """The panel alone, as a PNG of 256 colours, as large as `limit` bytes allow."""
     panel.page.mouse.move(0, 0)
     panel.page.wait_for_timeout(500)
     shot = Image.open(io.BytesIO(panel.part("panel").screenshot())).convert("RGB")
+    shot = ImageOps.expand(shot, MARGIN, shot.getpixel((shot.width - 1, shot.height - 1)))
     for share in (1, 0.85, 0.7, 0.6):
         small = shot.resize([round(share * side) for side in shot.size], Image.Resampling.LANCZOS)
         small.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -14,8 +14,6 @@ const element = (kind, name, parent, attributes = {}) => {
 
 function render({ model, el }) {
   const ended = new AbortController();
-  // Keys are the picture's own, not the notebook's.
-  el.setAttribute("data-lm-suppress-shortcuts", "true");
   const view = element("div", "view", el, { tabindex: 0, role: "slider", "aria-valuemin": 0, "aria-valuemax": 100 });
   const after = element("img", "after nmg-edit", view, { draggable: false });
   const before = element("img", "before", view, { draggable: false });
@@ -198,12 +196,15 @@ function render({ model, el }) {
     panel()?.querySelector(".nmg-status")?.setAttribute("role", "status");
     panel()?.querySelector(".nmg-error")?.setAttribute("role", "alert");
   };
+  // Keys are the panel's own: a letter in a list is a command of the notebook, such as to make a text of the cell.
+  const own = (event) => event.ctrlKey || event.metaKey || event.stopPropagation();
   // The panel is there once its picture has a size; widgets of it may come later.
   const watch = new MutationObserver(name);
   const attached = new ResizeObserver(() => {
     if (!panel()) return;
     attached.disconnect();
     watch.observe(panel(), { childList: true, subtree: true });
+    panel().addEventListener("keydown", own, { signal: ended.signal });
     name();
   });
   attached.observe(view);

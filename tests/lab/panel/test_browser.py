@@ -13,6 +13,9 @@ STEPS = 8
 WIDTHS = (900, 1280, 1440)
 OWN = {"nmg_ptp.ipynb": "cross-replace", "nmg_masactrl.ipynb": "start-step", "nmg_pix2pix.ipynb": "amount"}
 """A slider of the editor's own."""
+TYPED = {"blend": "rabbit, rabbit", "weights": "blue=2"}
+TYPED_CODE = (" now", 'LocalBlend(words=("rabbit", "rabbit")', '"blue": 2')
+"""What is typed into fields, and how the code of it reads."""
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())]
 
 
@@ -96,6 +99,52 @@ def test_sliders_the_wipe_and_the_history_by_keyboard(opened):
     assert panel.picture("edit") == first
     panel.write("blend", "")
     panel.part("error").wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["dark", "light"], indirect=True)
+def test_every_control_is_reached_and_turned_by_keys_alone(opened):
+    panel = opened("nmg_ptp.ipynb")
+    panel.result()
+    keys, part = panel.page.keyboard, panel.part
+    sliders = ("cross-replace", "self-replace", "noise-map-scale", "text-scale", "steps")
+    fields = ("source-prompt", "target-prompt", "blend", "weights", "negative-prompt")
+    others = ("view", "thumb", "upload", "run", "preset", "editor", "guidance", "tried", "tabs")
+    for width in WIDTHS:
+        panel.page.set_viewport_size({"width": width, "height": 800})
+        reached = [name for stop in panel.tabbed() for name in stop]
+        assert set(sliders + fields + others) <= set(reached)
+
+    cells = panel.page.locator(".jp-Cell").count()
+    for name in sliders:
+        value = panel.value(name)
+        panel.result(functools.partial(panel.press, name, "ArrowLeft"))
+        assert panel.value(name) < value
+    for name, letter in (("guidance", "d"), ("editor", "m"), ("preset", "c")):
+        part(name, "select").focus()
+        panel.result(functools.partial(keys.press, letter))
+        assert part(name, "select").input_value().startswith(letter)
+    for name in fields:
+        part(name, ":is(input, textarea)").focus()
+        keys.press("End")
+        keys.type(TYPED.get(name, " now"))
+        keys.press("Tab")
+    tabs = part("tabs", ".lm-TabBar-tab")
+    tabs.first.focus()
+    for _ in range(tabs.count() - 1):
+        keys.press("ArrowRight")
+    keys.press("Enter")
+    made = (*TYPED_CODE, "Direct(", "PromptToPrompt(")
+    panel.until(lambda: all(text in part("code", "textarea").input_value() for text in made), "all of it is made")
+    # The notebook heard none of these keys.
+    assert panel.page.locator(".jp-Cell").count() == cells
+
+    part("tried", "button").first.focus()
+    keys.press("Enter")
+    panel.until(lambda: "from the history" in panel.text("status"), "the first edit is back")
+    tried = panel.tried()
+    part("run").focus()
+    keys.press("Space")
+    panel.until(lambda: panel.text("status").startswith("done") and panel.tried() == tried, "nothing new is made")
 
 
 def test_a_dragged_slider_is_followed_and_a_long_run_is_cancelled(opened):
