@@ -57,7 +57,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     rows = [head for head, column in zip(heads, columns, strict=True) if column[1]]
     pair = ("reconstruction", "edit")
     across = ["source", *(f"{name}\n{of}" for name in ("plain DDIM", "NMG") for of in pair), "truth"]
-    title = f"Text scale {STRONG:g}, {steps} steps; reconstructions to the autoencoder's picture, edits to the truth"
+    title = f"Text scale {STRONG:g}, {steps} steps; PSNR to the source as autoencoded, of edits to the truth"
     cells = [[column[c] for column in strong] for c in range(len(across))]
     yield _saved(cells, across, rows, title, "", folder / "benefit.png")
 

@@ -103,7 +103,7 @@ def _picture(figure: Figure, left: float, bottom: float, inch: float, picture: I
     """A picture, as large as `inch` both ways, with a note below it."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((left / width, bottom / height, inch / width, inch / height))
-    axes.imshow(np.asarray(picture), interpolation="nearest" if picture.width <= 128 else "antialiased")
+    axes.imshow(np.asarray(picture), interpolation="antialiased")
     axes.set_axis_off()
     if note:
         _text(figure, left + inch / 2, bottom - 0.03, note, va="top", fontsize=7, color="#555555")

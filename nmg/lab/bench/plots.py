@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from nmg.lab import figures
 from nmg.lab.bench.columns import COLUMNS
@@ -54,6 +56,9 @@ PLANES = {
 """How close a suite's methods keep to the source, against how well they edit."""
 SHARES = ("success", "kept", "tifa")
 """Metrics whose axis goes from 0 to 1."""
+NEAR, ASIDE = 0.03, 8.0
+"""Methods whose horizontal places differ by less than a share of all stand side by side, so many points of the page
+apart, so that none covers another."""
 
 
 def style(label: str) -> tuple[str, str]:
@@ -171,6 +176,7 @@ def plane(group: Group, metrics: tuple[str, Sequence[str]] | None = None) -> Fig
     """Closeness to the source against quality of the edit: a point per method, a curve over a method's scales.
 
     An infinite mean stands at the edge, marked "exact", or "∞" where some method has it from only some of its items.
+    Points that would cover one another stand side by side.
 
     Args:
         metrics: the horizontal metric, and a vertical one per panel; the suite's own if not given.
@@ -212,22 +218,39 @@ def _scatter(
     for label in shown:
         if label in up:
             curves.setdefault(group.rows[label][0].method, []).append(label)
+    aside = _aside({labels[0]: across[labels[0]].mean for labels in curves.values() if len(labels) == 1})
     for method, labels in curves.items():
         colour, marker = style(method)
         x, y = [across[label] for label in labels], [up[label] for label in labels]
-        axes.hlines([e.mean for e in y], [e.low for e in x], [e.high for e in x], color=colour, linewidth=1, alpha=0.4)
-        axes.vlines([e.mean for e in x], [e.low for e in y], [e.high for e in y], color=colour, linewidth=1, alpha=0.4)
-        axes.plot(
-            [e.mean for e in x],
-            [e.mean for e in y],
-            marker=marker,
-            color=colour,
-            linewidth=1.3,
-            label=_named(group, labels),
-        )
+        thin: dict[str, Any] = {"color": colour, "linewidth": 1, "alpha": 0.4}
+        line: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.3 if len(labels) > 1 else 0}
+        drawn: list[Artist] = [
+            axes.hlines([e.mean for e in y], [e.low for e in x], [e.high for e in x], **thin),
+            axes.vlines([e.mean for e in x], [e.low for e in y], [e.high for e in y], **thin),
+            *axes.plot([e.mean for e in x], [e.mean for e in y], label=_named(group, labels), **line),
+        ]
+        # Moved afterwards, so that the axes fit the true places.
+        beside = axes.transData + ScaledTranslation(aside.get(labels[0], 0.0) / 72, 0, axes.figure.dpi_scale_trans)
+        for artist in drawn:
+            artist.set_transform(beside)
         for label in labels if len(labels) > 1 else ():
             scale, place = group.rows[label][0].scale, (across[label].mean, up[label].mean)
             axes.annotate(f"{scale:g}", place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
+def _aside(places: Mapping[str, float]) -> dict[str, float]:
+    """How many points of the page each method stands beside its place, those at one place in their order."""
+    near = NEAR * (max(places.values(), default=0.0) - min(places.values(), default=0.0))
+    order, clusters, last = list(places), list[list[str]](), -math.inf
+    for label in sorted(places, key=lambda label: places[label]):
+        clusters += [[]] if places[label] - last > near else []
+        clusters[-1].append(label)
+        last = places[label]
+    return {
+        label: ASIDE * (i - (len(own) - 1) / 2)
+        for own in clusters
+        for i, label in enumerate(sorted(own, key=order.index))
+    }
 
 
 def _named(group: Group, labels: Sequence[str]) -> str:
@@ -286,7 +309,9 @@ def _heading(metric: str) -> str:
 def _title(group: Group) -> str:
     found = [record for rows in group.rows.values() for record in rows]
     items, steps = len(set(map(place, found))), ", ".join(str(steps) for steps in sorted({r.steps for r in found}))
-    return f"{group.title}\n{items} item{'s' * (items != 1)}, {group.split} split, {steps} steps"
+    scales = {scale for r in found if (scale := r.settings.get("guidance", {}).get("text_scale")) is not None}
+    text = f", text scale {', '.join(f'{scale:g}' for scale in sorted(scales))}" if scales else ""
+    return f"{group.title}\n{items} item{'s' * (items != 1)}, {group.split} split, {steps} steps{text}"
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

@@ -2,6 +2,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from nmg.lab.bench import plots, sheets
@@ -60,6 +61,33 @@ def test_what_is_exact_stands_at_the_edge():
     # One exact item of two makes the mean infinite, and the interval reaches back.
     chart = plots.methods(only([*found, *several(metric=metric, NMG=[math.inf, 40])]), [metric])
     assert [label.get_text() for label in chart.axes[0].get_xticklabels()][-1] == "∞"
+
+
+def test_methods_at_one_place_stand_side_by_side():
+    places = {"DDIM": (20, 19), "NMG": (53.7, 21), "Direct": (60, 21.1), "NMG, fast": (53.7, 21)}
+    found = [
+        record(name, i, metrics={"reconstruction_psnr": x, "psnr": y + i})
+        for name, (x, y) in places.items()
+        for i in (0, 1)
+    ]
+    (axes,) = plots.plane(only(found)).axes
+    axes.figure.draw_without_rendering()
+    seen = {line.get_label(): line.get_transform().transform(line.get_xydata())[0] for line in axes.lines}
+    exact = {label: axes.transData.transform((x, y + 0.5)) for label, (x, y) in places.items()}
+    shifts = {label: (seen[label] - exact[label])[0] * 72 / axes.figure.dpi for label in places}
+    half = plots.ASIDE / 2
+    assert shifts == pytest.approx({"DDIM": 0, "NMG": -half, "Direct": 0, "NMG, fast": half})
+    # One point is no curve.
+    assert all(line.get_linewidth() == 0 for line in axes.lines)
+
+
+def test_a_chart_says_its_text_scale():
+    settings = {"guidance": {"method": "CFG", "text_scale": 7.5}}
+    assert (
+        plots.methods(only([record(metrics={"psnr": 20.0}, settings=settings)]))
+        .get_suptitle()
+        .endswith("1 item, test split, 2 steps, text scale 7.5")
+    )
 
 
 def test_a_method_looks_the_same_everywhere():
