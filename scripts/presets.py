@@ -43,7 +43,7 @@ GRID: dict[type[Editor], dict[str, tuple[float, ...]]] = {
     Pix2PixZero: {"amount": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)},
     PlugAndPlay: {"feature_replace": (0.2, 0.5, 0.8), "attention_replace": (0.0, 0.2, 0.5, 0.8)},
     FlowEdit: {"source_scale": (1.0, 1.5, 2.0, 3.0), "plain": (0.0, 0.2, 0.4)},
-    UniEdit: {"omega": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)},
+    UniEdit: {"omega": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)},
     GuideAndRescale: {"attention_scale": (3e4, 3e5), "until": (0.1, 0.2, 0.4, 0.6)},
 }
 """The settings that are tried, by editor."""
