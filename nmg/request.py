@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import Field
 
 from nmg import editors, guidance, identity, images, inversion
-from nmg.backbones import Backbone
+from nmg.backbones import Backbone, settings_of
 from nmg.editors import Editor, PromptToPrompt
 from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
@@ -84,7 +84,8 @@ class Request:
         source: what the picture shows; a trajectory's own prompt.
         targets: what the edited pictures should show; the editor's where none is given.
         negative: the prompt of the null half; the editor's habit.
-        guidance: `default_guidance(pipe)`, or `Direct` for an editor that reads the source off its noise maps.
+        guidance: `default_guidance(pipe)`, or `Direct` for an editor that reads the source off its noise maps, at the
+            model's own text scale, or else the editor's.
         editor: `PromptToPrompt()`.
         inversion, steps, convention, offset: of the inversion: the editor's habit (`DDIM()`, as a rule), 50, "aligned",
             and the scheduler's `steps_offset` (None); a trajectory's own.
@@ -305,9 +306,14 @@ class Request:
         return cls.from_json(text)
 
 
+def scales(editor: Editor, pipe: Any) -> dict[str, Any]:
+    """The scales of an editor's guidance where none are given: the model's own, or else the editor's."""
+    return ({} if editor.text_scale is None else {"text_scale": editor.text_scale}) | settings_of(pipe).scales
+
+
 def suiting(editor: Editor, backbone: Backbone, fast: bool = False) -> Guidance:
     """The guidance of an editor where none is given, by `NoiseMap.fast()` if `fast` and it is noise-map guidance."""
-    usual = default_guidance(backbone, fast=fast)
+    usual = default_guidance(backbone, fast=fast, **scales(editor, backbone))
     return Direct(usual.text_scale) if editor.suits == "direct" else usual
 
 

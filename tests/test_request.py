@@ -132,6 +132,25 @@ def test_a_correction_is_not_measured_by_a_text_that_adds_nothing(backbone, aske
         request.check(backbone)
 
 
+PUBLISHED = {
+    nmg.PlugAndPlay(): nmg.Direct(7.5),
+    nmg.GuideAndRescale(): nmg.Direct(7.5),
+    nmg.FlowEdit(): nmg.Direct(13.5),
+    nmg.UniEdit(): nmg.Direct(1.0),
+    nmg.MasaCtrl(): nmg.NoiseMap(),
+}
+
+
+@pytest.mark.parametrize("editor", PUBLISHED, ids=repr)
+def test_an_editor_brings_its_published_text_scale_unless_the_model_has_its_own(build, tmp_path, editor):
+    guidance = Request("cat.png", "a red cat", editor=editor).resolved(nmg.Backbone(build())).guidance
+    assert guidance == PUBLISHED[editor]
+    (tmp_path / "nmg.json").write_text('{"text_scale": 3.0}')
+    (pipe := build()).register_to_config(_name_or_path=str(tmp_path))
+    own = Request("cat.png", "a red cat", editor=editor).resolved(nmg.Backbone(pipe)).guidance
+    assert own == guidance.rescaled(3.0)
+
+
 def test_a_request_of_a_trajectory_says_what_the_trajectory_says(backbone, trajectory):
     request = Request(trajectory).resolved(backbone)
     assert request.source == trajectory.prompt and request.steps == len(trajectory.steps) and request.offset is None

@@ -48,6 +48,12 @@ class Editor:
         return "default"
 
     @property
+    def text_scale(self) -> float | None:
+        """The published text scale, which is the guidance's where neither it nor the model has one of its own; None for
+        noise map guidance's."""
+        return None
+
+    @property
     def skip(self) -> float:
         """The share of the steps, the noisiest, that is left out where none is given."""
         return 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nmg import rows
 from nmg.backbones import Backbone
-from nmg.editors.base import Editor, check_finite
+from nmg.editors.base import Editor, check_finite, first_sampled
 from nmg.inversion import Drawn, Inversion
 from nmg.levels import Step
 from nmg.run import Asked, Run
@@ -31,7 +31,8 @@ class FlowEdit(Editor):
 
     The noise maps are drawn (`Drawn`), where no inversion is given; the source row is put back on them by `Direct`,
     whose text scale is the target's. The published scales are 3.5 and 13.5 (Stable Diffusion 3, 50 steps, of which 17
-    are left out, which is the `skip` where none is given), and 1.5 and 5.5 (FLUX, 28 steps, of which 4 are).
+    are left out), which they and `skip` are where none is given and the model has no text scale of its own; and 1.5 and
+    5.5 (FLUX, 28 steps, of which 4 are).
 
     Args:
         source_scale: text scale of the source.
@@ -57,6 +58,10 @@ class FlowEdit(Editor):
     @property
     def suits(self) -> str:
         return "direct"
+
+    @property
+    def text_scale(self) -> float | None:
+        return 13.5
 
     @property
     def skip(self) -> float:
@@ -87,6 +92,25 @@ class FlowEdit(Editor):
                 f"{type(request.inversion).__name__}; use DDIM, FixedPoint or UniInv, or source_call=True"
             )
 
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
+        if len(request.prompts) < 2:
+            return []
+        if not self.source_call:
+            own = ("source_scale", "plain")
+            lost = [f"{name}={getattr(self, name):g}" for name in own if getattr(self, name) != getattr(FlowEdit, name)]
+            what = "FlowEdit: source_call=False samples the targets on their own, so that"
+            return [f"{what} {', '.join(lost)} does nothing"] if lost else []
+        if self.until(request.steps) <= first_sampled(self, request):
+            return [f"FlowEdit: plain={self.plain:g} samples the targets on their own in every step"]
+        scale = request.guidance.text_scale if request.guidance else self.source_scale
+        what = f"FlowEdit: source_scale={self.source_scale:g} is above the targets' text_scale={scale:g}"
+        said = f"{what}, so that they lose what both prompts say; the published scales are 3.5 and 13.5"
+        return [said] if self.source_scale > scale else []
+
+    def until(self, count: int) -> int:
+        """The number of `count` steps, the first, before which none is sampled plainly."""
+        return count - round(self.plain * count)
+
     def copies(self, run: Run, step: Step) -> rows.Copies:
         if not self.source_call:
             return "none"
@@ -96,7 +120,7 @@ class FlowEdit(Editor):
         return self.source_call and self.source_scale != 1
 
     def follow(self, run: Run, step: Step, x: Latents, eps: Doubled, noise: Latents) -> Latents:
-        if not self.source_call or step.index >= len(run.steps) - round(self.plain * len(run.steps)):
+        if not self.source_call or step.index >= self.until(len(run.steps)):
             return noise
         null, text = map(rows.source, rows.halves(eps))
         source = run.backbone.rescaled(null + self.source_scale * (text - null), text)

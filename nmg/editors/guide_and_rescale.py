@@ -30,7 +30,7 @@ class GuideAndRescale(Editor):
     with A the maps of every self-attention layer and F what the decoder's last block puts out, both under the source
     prompt: of the target's latent, and of the source's in the same step. g' is g with its length brought to between
     0.33 and 3 times that of w (e_c - e_∅) (`nmg.rescale`), so that the scales need no tuning. The paper reads the
-    source off its noise maps, which `Direct` does and is the guidance where none is given.
+    source off its noise maps, which `Direct` does and is the guidance where none is given, at text scale 7.5.
 
     Args:
         attention_scale: s_A.
@@ -55,6 +55,10 @@ class GuideAndRescale(Editor):
     @property
     def suits(self) -> str:
         return "direct"
+
+    @property
+    def text_scale(self) -> float | None:
+        return 7.5
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a network that has no decoder or lets no gradient through."""

@@ -26,8 +26,8 @@ class PlugAndPlay(Editor):
     block on the targets' self-attention has the source's queries and keys, and values of their own. Null and text half
     take both from the source's text copy: no gradient, and three rows of the network for a target.
 
-    The paper reads the source off its noise maps, which `Direct` does and is the guidance where none is given, and
-    takes its features under the empty prompt, which source="" does.
+    The paper reads the source off its noise maps, which `Direct` does and is the guidance where none is given, at text
+    scale 7.5, and takes its features under the empty prompt, which source="" does.
 
     Args:
         feature_replace: share of the steps in which features are the source's.
@@ -56,6 +56,10 @@ class PlugAndPlay(Editor):
     @property
     def suits(self) -> str:
         return "direct"
+
+    @property
+    def text_scale(self) -> float | None:
+        return 7.5
 
     def check(self, backbone: Backbone, request: Asked) -> None:
         """Raise for a network without a decoder, or a block that it doesn't have."""

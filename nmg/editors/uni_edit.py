@@ -52,6 +52,11 @@ class UniEdit(Editor):
         return "direct"
 
     @property
+    def text_scale(self) -> float | None:
+        # ω is the only scale.
+        return 1.0
+
+    @property
     def skip(self) -> float:
         return 0.4
 
@@ -78,6 +83,13 @@ class UniEdit(Editor):
                 f"UniEdit follows the source's velocity back to the picture, and no DDIM step joins the noise maps of "
                 f"{type(request.inversion).__name__}; use UniInv, or another inversion by DDIM steps"
             )
+
+    def remarks(self, backbone: Backbone, request: Asked) -> list[str]:
+        # A model's own scale is nobody's wish.
+        given = request.guidance and request.guidance.text_scale
+        if given in (None, 1, backbone.settings.text_scale):
+            return []
+        return [f"UniEdit follows the prompts' difference by omega alone, so that text_scale={given:g} does nothing"]
 
     def follow(self, run: Run, step: Step, x: Latents, eps: Doubled, noise: Latents) -> Latents:
         source, target = map(rows.targets, rows.halves(eps))

@@ -314,10 +314,21 @@ def add_option(parser: Any, row: Control, **keywords: Any) -> None:
 def _default(row: Control) -> str:
     """A control's default in words: of each method that has it, where they differ, and the bundled model's own."""
     said = [row.default] if row.default else [f"{value}{names}" for value, names in _defaults(row).items()]
+    if habits := _habits(row):
+        said.append(f"without --guidance {habits}")
     own = MENAGERIE.scales.get(row.name)
     if own is not None and said != [f"{own:g}"]:
         said.append(f"{own:g} on the bundled model")
     return f"(default: {'; '.join(said)})" if said else ""
+
+
+def _habits(row: Control) -> str:
+    """The text scales that editors bring along with their guidance, where the row is that scale."""
+    found: dict[float, list[str]] = {}
+    for name, editor in EDITORS.items():
+        if row.name == "text_scale" and editor.text_scale is not None:
+            found.setdefault(editor.text_scale, []).append(name)
+    return ", ".join(f"{scale:g} with {', '.join(names)}" for scale, names in found.items())
 
 
 def _defaults(row: Control) -> dict[str, str]:

@@ -18,7 +18,7 @@ from nmg.lab.devices import device_for
 from nmg.menagerie import caption
 from nmg.menagerie import model as menagerie
 from nmg.menagerie.scene import Scene, parse, parse_changes
-from nmg.request import Request
+from nmg.request import Request, scales
 
 ROLES = ("editor", "inversion", "guidance")
 NO_TARGET = "no --target is given, so this writes the reconstruction"
@@ -112,14 +112,16 @@ def loaded(arguments: argparse.Namespace, scenes: bool, device: str | None = Non
 def request_of(
     arguments: argparse.Namespace, pipe: Any, image: Any, source: str | None, targets: Sequence[str]
 ) -> Request:
-    """What the options ask for, with the model's own scales."""
+    """What the options ask for, with the model's own scales, or else those that the editor brings with its guidance."""
+    editor = made("editor", arguments)
+    own = settings_of(pipe).scales if arguments.guidance else scales(editor, pipe)
     return Request(
         image,
         source,
         tuple(targets),
         arguments.negative,
-        made("guidance", arguments, settings_of(pipe).scales),
-        made("editor", arguments),
+        made("guidance", arguments, own),
+        editor,
         # A trajectory keeps its own where none is named.
         made("inversion", arguments) if arguments.inversion else None,
         arguments.steps,

@@ -18,6 +18,7 @@ from nmg import (
     NoiseMap,
     NullText,
     PromptToPrompt,
+    Request,
     denoise,
     edit,
     invert,
@@ -118,6 +119,7 @@ def test_several_targets_together_are_each_alone(backbone, picture):
 def test_the_source_row_stays_on_its_maps(backbone, picture):
     made = edit(backbone, picture, SOURCE, [BLUE], editor=FlowEdit(), steps=4, **QUIET)
     assert made.drift == 0 and made.request.inversion == Drawn() and made.request.skip == 17 / 50
+    assert made.request.guidance == Direct(13.5)
 
 
 # ---------------------------------------------------------------- the source without a call
@@ -177,7 +179,28 @@ def test_a_target_on_its_own_under_direct_sees_no_source_row(smooth, joined, bat
     assert batches == [2] * 4 + [4] * 4
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- what is refused, or said
+
+
+@pytest.mark.parametrize(
+    "editor, scale, said",
+    [
+        (FlowEdit(), 13.5, ""),
+        (FlowEdit(), 3.5, ""),
+        (FlowEdit(), 3.0, "FlowEdit: source_scale=3.5 is above the targets' text_scale=3, so that they lose what both"),
+        (FlowEdit(source_scale=1.0), 3.0, ""),
+        (FlowEdit(plain=0.5), 13.5, ""),
+        (FlowEdit(plain=0.7), 13.5, "FlowEdit: plain=0.7 samples the targets on their own in every step"),
+        (FlowEdit(source_call=False), 1.0, ""),
+        (FlowEdit(1.0, 0.5, False), 1.0, "on their own, so that source_scale=1, plain=0.5 does nothing"),
+    ],
+    ids=str,
+)
+def test_scales_that_turn_round_and_settings_without_effect_are_said(backbone, editor, scale, said):
+    request = Request("picture", SOURCE, [BLUE], guidance=Direct(scale), editor=editor, steps=STEPS)
+    found = request.remarks(backbone)
+    assert len(found) == bool(said) and said in "".join(found)
+    assert dataclasses.replace(request, targets=()).remarks(backbone) == []
 
 
 @pytest.mark.parametrize("guidance", [CFG(), NoiseMap(), NullText(), Direct(10) + NoiseMap()], ids=str)

@@ -102,7 +102,7 @@ def test_no_parameter_gets_a_gradient_and_no_hook_stays(backbone, trajectory):
 
 def test_the_source_is_read_off_its_noise_maps_where_no_guidance_is_given(backbone, trajectory):
     made = edit(backbone, trajectory, targets=[BLUE], editor=GuideAndRescale(), **QUIET)
-    assert made.request.guidance == Direct(10.0) and made.drift == 0
+    assert made.request.guidance == Direct(7.5) and made.drift == 0
 
 
 def test_a_network_without_a_decoder_is_refused(picture):

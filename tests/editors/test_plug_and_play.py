@@ -118,7 +118,7 @@ def test_a_step_costs_three_rows_and_no_gradient(backbone, trajectory, batches):
 
 def test_the_source_is_read_off_its_noise_maps_where_no_guidance_is_given(backbone, trajectory):
     made = edit(backbone, trajectory, targets=[BLUE], editor=PlugAndPlay(), **QUIET)
-    assert made.request.guidance == Direct(10.0) and made.drift == 0
+    assert made.request.guidance == Direct(7.5) and made.drift == 0
 
 
 def test_stable_diffusion_takes_the_published_layers(sd_shaped):

@@ -10,6 +10,7 @@ from nmg import (
     FixedPoint,
     NegativePrompt,
     NoiseMap,
+    Request,
     UniEdit,
     UniInv,
     denoise,
@@ -96,7 +97,23 @@ def test_direct_leaves_the_source_out_of_every_call(backbone, picture, monkeypat
 def test_its_habits_are_the_papers(backbone, picture):
     request = edit(backbone, picture, SOURCE, [BLUE], editor=UniEdit(), steps=STEPS, **QUIET).request
     assert (request.inversion, request.negative, request.skip) == (UniInv(), SOURCE, 0.4)
-    assert request.guidance == Direct(10.0)
+    assert request.guidance == Direct(1.0)
+
+
+@pytest.mark.parametrize("scale, said", [(1.0, False), (7.5, True)])
+def test_a_text_scale_that_does_nothing_is_said(backbone, scale, said):
+    request = Request("picture", SOURCE, [BLUE], guidance=Direct(scale), editor=UniEdit(), steps=STEPS)
+    found = request.remarks(backbone)
+    assert (
+        found == ["UniEdit follows the prompts' difference by omega alone, so that text_scale=7.5 does nothing"] * said
+    )
+
+
+def test_the_models_own_text_scale_is_not_said_to_do_nothing(build, tmp_path):
+    (tmp_path / "nmg.json").write_text('{"text_scale": 3.0}')
+    (pipe := build()).register_to_config(_name_or_path=str(tmp_path))
+    request = Request("picture", SOURCE, [BLUE], editor=UniEdit(), steps=STEPS).resolved(Backbone(pipe))
+    assert request.guidance == Direct(3.0) and request.remarks(Backbone(pipe)) == []
 
 
 # ---------------------------------------------------------------- what is refused

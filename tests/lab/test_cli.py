@@ -12,8 +12,10 @@ from PIL import Image
 import nmg
 from nmg import pipelines
 from nmg.lab import arguments, devices
+from nmg.lab.arguments import parser
 from nmg.lab.cli import main, printable
 from nmg.lab.commands import COMMANDS
+from nmg.lab.inputs import request_of
 from nmg.lab.profile import MENAGERIE
 from nmg.lab.top import HELP, SHELLS
 from nmg.menagerie import Scene, caption
@@ -643,6 +645,22 @@ def test_the_device_is_the_first_that_is_there(monkeypatch, capsys):
 def test_without_a_target_it_says_that_it_reconstructs(here, capsys):
     assert main(["edit", RED, "--steps", "1"]) == 0
     assert "no --target is given, so this writes the reconstruction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, guidance",
+    [
+        (["--editor", "flow-edit"], nmg.Direct(13.5)),
+        (["--editor", "plug-and-play", "--text-scale", "5"], nmg.Direct(5.0)),
+        (["--editor", "guide-and-rescale", "--guidance", "none"], nmg.CFG(7.5)),
+        (["--editor", "flow-edit", "--guidance", "direct"], nmg.Direct(7.5)),
+        (["--editor", "masactrl"], nmg.NoiseMap()),
+    ],
+    ids=str,
+)
+def test_an_editor_brings_its_own_scale_where_no_guidance_is_named(build, options, guidance):
+    asked = parser().parse_args(["edit", "cat.png", *options])
+    assert request_of(asked, build(), "cat.png", "a cat", ["a dog"]).guidance == guidance
 
 
 @pytest.mark.parametrize("family", [families.flux, families.qwen], ids=lambda family: family.__name__)
