@@ -138,11 +138,11 @@ def response(curves: Mapping[str, Mapping[float, Sequence[Record]]], setting: st
             if (estimate := _estimated(rows, metric))
         }
         placed, edge = _placed(estimates)
-        for label in curves:
+        for under, label in zip(reversed(range(len(curves))), curves, strict=True):
             known = {value: estimate for (name, value), estimate in placed.items() if name == label}
-            colour, marker = style(label)
             means, low, high = ([getattr(e, end) for e in known.values()] for end in ("mean", "low", "high"))
-            axes.plot(list(known), means, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
+            axes.plot(list(known), means, label=label, **_line(label, under))
+            colour, _ = style(label)
             axes.fill_between(list(known), low, high, color=colour, alpha=0.12, linewidth=0)
         _mark(axes.yaxis, estimates, edge)
         if metric in SHARES:
@@ -155,6 +155,14 @@ def response(curves: Mapping[str, Mapping[float, Sequence[Record]]], setting: st
         axes.spines[["top", "right"]].set_visible(False)
     _legend(figure)
     return figure
+
+
+def _line(label: str, under: int) -> dict[str, Any]:
+    """How a method's curve is drawn: the wider the more lie over it, so that those that coincide are seen."""
+    colour, marker = style(label)
+    width = 1.3 + 0.9 * under
+    look = {"color": colour, "marker": marker, "linestyle": "-" if marker == "o" else "--"}
+    return {**look, "linewidth": width, "markersize": 3 + width}
 
 
 def _estimated(rows: Iterable[Record], metric: str) -> Estimate | None:
