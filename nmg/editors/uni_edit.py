@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nmg import rows
 from nmg.backbones import Backbone
+from nmg.conditioning import Conditioning
 from nmg.editors.base import Editor, check_finite
 from nmg.inversion import Inversion, UniInv
 from nmg.levels import Step
@@ -34,12 +35,15 @@ class UniEdit(Editor):
     `UniInv`, where no inversion is given. The share α of the steps that is sampled is 1 - `skip`: 0.6 where none is
     given, or 0.8 for larger changes.
 
+    A network that is told its guidance (FLUX.1 dev) is told 1 of both prompts, as in the inversion and in the authors'
+    code.
+
     Args:
         omega: ω, how far the prompts' difference is followed.
 
     Raises:
-        ValueError: for a scale that is not finite. For a request: for a negative prompt, a guidance that acts on the
-            source row, or noise maps that DDIM steps don't join.
+        ValueError: for a scale that is not finite. For a request: for a negative prompt, an embedded scale, a guidance
+            that acts on the source row, or noise maps that DDIM steps don't join.
     """
 
     omega: float = 5.0
@@ -73,6 +77,11 @@ class UniEdit(Editor):
                 f"UniEdit takes the source prompt for the null prompt, so that negative={request.own_negative!r} would "
                 "do nothing; leave it out, or use another editor"
             )
+        if (told := request.guidance.embedded_scale) not in (None, 1):
+            raise ValueError(
+                f"UniEdit tells the network the same of both prompts, 1, so that embedded_scale={told:g} would do "
+                "nothing; leave it out, and turn omega"
+            )
         if not (request.guidance.on_map or request.guidance.plain):
             raise ValueError(
                 f"UniEdit reads nothing of the source row, so that {type(request.guidance).__name__} would change no "
@@ -90,6 +99,10 @@ class UniEdit(Editor):
         if given in (None, 1, backbone.settings.text_scale):
             return []
         return [f"UniEdit follows the prompts' difference by omega alone, so that text_scale={given:g} does nothing"]
+
+    def text(self, run: Run, step: Step) -> Conditioning:
+        # The null half is told 1: told otherwise, a prompt would differ from itself.
+        return rows.with_source(rows.source(run.text), run.text.with_guidance(1.0))
 
     def follow(self, run: Run, step: Step, x: Latents, eps: Doubled, noise: Latents) -> Latents:
         source, target = map(rows.targets, rows.halves(eps))

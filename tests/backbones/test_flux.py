@@ -6,7 +6,20 @@ import torch
 from torch.testing import assert_close
 
 import nmg
-from nmg import CFG, Backbone, Direct, MasaCtrl, NoiseMap, NullText, Pix2PixZero, PromptToPrompt, UniInv, edit
+from nmg import (
+    CFG,
+    Backbone,
+    Direct,
+    MasaCtrl,
+    NoiseMap,
+    NullText,
+    Pix2PixZero,
+    PromptToPrompt,
+    UniEdit,
+    UniInv,
+    edit,
+    invert,
+)
 from nmg.attention import sites
 from nmg.backbones import Flux
 from nmg.backbones.mmdit import packed, unpacked
@@ -125,6 +138,26 @@ def test_the_same_prompt_in_both_rows_changes_nothing(pipe, picture, editor):
     assert_close(first, second, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("guidance", [CFG(1.0), Direct(1.0), Direct(2.0)], ids=repr)
+def test_uni_edit_with_equal_prompts_is_the_source_sampled_alone_whatever_omega(pipe, picture, guidance):
+    inverted = invert(pipe, picture, SOURCE, inversion=UniInv(), **QUIET)
+    options = {"skip": 0, "progress": False}
+    alone = edit(pipe, inverted, guidance=CFG(1.0, embedded_scale=1.0), editor=Editor(), **options).latents
+    for omega in (0.0, 5.0, 50.0):
+        found = edit(pipe, inverted, targets=[SOURCE], guidance=guidance, editor=UniEdit(omega), **options).latents
+        assert_close(found[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_uni_edit_follows_the_prompts_difference_and_leaves_the_source_row_alone(pipe, picture):
+    inverted = invert(pipe, picture, SOURCE, inversion=UniInv(), **QUIET)
+    options = {"targets": [TARGET], "guidance": CFG(1.0), "skip": 0, "progress": False}
+    plain, weak, strong = (
+        edit(pipe, inverted, editor=editor, **options).latents for editor in (Editor(), UniEdit(0.0), UniEdit(5.0))
+    )
+    assert_close(weak[:1], plain[:1], rtol=1e-4, atol=1e-4)
+    assert (strong[1:] - weak[1:]).abs().max() > 1e-4
+
+
 def test_a_gradient_is_the_same_with_checkpointing(picture):
     found = []
     for checkpointed in (False, True):
@@ -171,6 +204,10 @@ def test_mutual_attention_acts_in_the_layers_that_carry_the_appearance():
             "MasaCtrl with words looks at .*changed by the picture.*; give source_mask and target_mask instead",
         ),
         ({"editor": Pix2PixZero(amount=0.1)}, r"give Pix2PixZero\(amount=0\)"),
+        (
+            {"editor": UniEdit(), "guidance": Direct(1.0, embedded_scale=2.0)},
+            "embedded_scale=2 would do nothing; leave it",
+        ),
         ({"attention": True}, "attention=True looks at the words"),
         ({"guidance": NoiseMap(text_scale=1.0, bound=None)}, "the schedule starts in pure noise"),
     ],
