@@ -101,6 +101,8 @@ EXPLAINED = {
     "them; a few move a mean far and its median hardly.",
     "seconds": "Seconds are of an edit without its inversion, on {device}, which several processes may have shared; "
     "seconds / NTI is the mean of the ratio to null-text inversion on the same item.",
+    "peak_mib": "Peak MiB: the most memory held while an edit was made, the model included: allocated on a GPU; "
+    "resident of the whole process on a CPU, Python and the libraries too.",
 }
 """What the columns are, by the first metric of those that a sentence is about."""
 

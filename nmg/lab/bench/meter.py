@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import platform
 import re
 import time
@@ -49,11 +52,20 @@ def forget_peak(device: torch.device) -> bool:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    if device.type == "cpu":
+        _trim()
     try:
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
     except OSError:
         return False
     return device.type == "cpu"
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: what the C library keeps of an earlier block would count as the next's."""
+    gc.collect()
+    if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's alone
+        trim(0)
 
 
 def peak_mib(device: torch.device) -> float | None:

@@ -84,7 +84,7 @@ NOISE_MAP_SCALES = {"NMG": (1.0, 10.0, 100.0, 1000.0, 10_000.0), "NMG, unbounded
 TEXT_SCALES = (1.0, 2.0, 3.0, 5.0, 7.5, 10.0)
 STEP_COUNTS = (5, 10, 20, 50)
 METRICS = ("reconstruction_psnr", "psnr", "success")
-COLUMNS = ("psnr", "psnr_inside", "psnr_outside", "success", "kept", "reconstruction_psnr", "seconds")
+COLUMNS = ("psnr", "psnr_inside", "psnr_outside", "success", "kept", "reconstruction_psnr", "seconds", "peak_mib")
 FAILURES = 6
 
 

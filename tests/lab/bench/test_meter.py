@@ -1,3 +1,5 @@
+import platform
+
 import pytest
 import torch
 
@@ -14,6 +16,18 @@ def test_the_peak_is_of_the_block_alone():
     if large.peak_mib is None:
         pytest.skip("this system doesn't tell a process's peak memory")
     assert large.peak_mib > small.peak_mib + 200 and large.seconds > small.seconds > 0
+
+
+def test_what_an_earlier_block_freed_is_not_the_next_one_s_peak():
+    """Small pieces, which the C library keeps when they are freed; the last ones stay and hold the heap's end."""
+    with meter.metered(CPU) as large:
+        pieces = [torch.ones(512) for _ in range(100_000)]
+        del pieces[:-10]
+    with meter.metered(CPU) as small:
+        torch.ones(2**10).sum()
+    if large.peak_mib is None or platform.libc_ver()[0] != "glibc":
+        pytest.skip("this system doesn't tell a process's peak memory, or keeps it")
+    assert len(pieces) == 10 and large.peak_mib > small.peak_mib + 100
 
 
 def test_a_peak_that_can_not_be_reset_is_none(monkeypatch, tmp_path):
