@@ -440,7 +440,9 @@ def photograph(panel: Panel, path: Path, limit: int = 300_000) -> None:
     panel.page.mouse.move(0, 0)
     panel.page.wait_for_timeout(500)
     shot = Image.open(io.BytesIO(panel.part("panel").screenshot())).convert("RGB")
-    shot = ImageOps.expand(shot, MARGIN, shot.getpixel((shot.width - 1, shot.height - 1)))
+    # Most of the panel's edge is the page.
+    _, page = max(shot.crop((shot.width - 1, 0, *shot.size)).getcolors(shot.height))
+    shot = ImageOps.expand(shot, MARGIN, page)
     for share in (1, 0.85, 0.7, 0.6):
         small = shot.resize([round(share * side) for side in shot.size], Image.Resampling.LANCZOS)
         small.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
