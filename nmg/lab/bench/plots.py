@@ -282,9 +282,10 @@ def _measured(group: Group, metrics: Iterable[str]) -> dict[str, dict[str, Estim
 def _placed(estimates: Mapping[K, Estimate]) -> tuple[dict[K, Estimate], float | None]:
     """Estimates with an edge beyond all finite ends in place of infinity; and the edge, None if all are finite."""
     ends = [end for e in estimates.values() for end in (e.mean, e.low, e.high) if not math.isnan(end)]
-    finite = [end for end in ends if math.isfinite(end)] or [0.0]
+    finite = [end for end in ends if math.isfinite(end)]
     if len(finite) == len(ends):
         return dict(estimates), None
+    finite = finite or [0.0]
     edge = max(finite) + (0.2 * (max(finite) - min(finite)) or 1.0)
     bounded = {
         label: dataclasses.replace(e, mean=min(e.mean, edge), low=min(e.low, edge), high=min(e.high, edge))

@@ -90,6 +90,16 @@ def test_a_chart_says_its_text_scale():
     )
 
 
+def test_a_single_edit_that_is_exact_stands_at_the_edge_too():
+    metric = "reconstruction_psnr"
+    (own,) = several(metric=metric, Direct=[math.inf])
+    found = only([dataclasses.replace(own, metrics={"psnr": 20.0})])
+    for figure in (plots.plane(found), plots.methods(found, [metric])):
+        axes = figure.axes[0]
+        assert axes.lines[0].get_xdata()[0] == axes.get_xticks()[-1] and axes.get_xlim()[1] > axes.get_xticks()[-1]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["exact"]
+
+
 def test_a_method_looks_the_same_everywhere():
     assert plots.style("NMG") == plots.style("NMG, scale 3")
     colour, marker = plots.style("NMG, regularised")
