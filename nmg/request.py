@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import Field
 
 from nmg import editors, guidance, identity, images, inversion
-from nmg.backbones import Backbone, settings_of
+from nmg.backbones import Backbone
 from nmg.editors import Editor, PromptToPrompt
 from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
@@ -307,14 +307,18 @@ class Request:
 
 
 def scales(editor: Editor, pipe: Any) -> dict[str, Any]:
-    """The scales of an editor's guidance where none are given: the model's own, or else the editor's."""
-    return ({} if editor.text_scale is None else {"text_scale": editor.text_scale}) | settings_of(pipe).scales
+    """The scales of an editor's guidance where none are given: the model's own, or else the editor's. What a network is
+    told of its guidance is the editor's, where it has a scale for that."""
+    backbone = pipe if isinstance(pipe, Backbone) else Backbone(pipe)
+    habits = {"text_scale": editor.text_scale} | backbone.settings.scales
+    habits |= {"embedded_scale": editor.embedded_scale} if backbone.is_told_guidance else {}
+    return {name: value for name, value in habits.items() if value is not None}
 
 
 def suiting(editor: Editor, backbone: Backbone, fast: bool = False) -> Guidance:
     """The guidance of an editor where none is given, by `NoiseMap.fast()` if `fast` and it is noise-map guidance."""
     usual = default_guidance(backbone, fast=fast, **scales(editor, backbone))
-    return Direct(usual.text_scale) if editor.suits == "direct" else usual
+    return Direct(usual.text_scale, embedded_scale=usual.embedded_scale) if editor.suits == "direct" else usual
 
 
 def skipped(share: Any, count: int) -> int:

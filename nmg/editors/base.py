@@ -54,6 +54,11 @@ class Editor:
         return None
 
     @property
+    def embedded_scale(self) -> float | None:
+        """What a network that is told its guidance is told, where none is given; None for the model's own."""
+        return None
+
+    @property
     def skip(self) -> float:
         """The share of the steps, the noisiest, that is left out where none is given."""
         return 0.0

@@ -10,11 +10,14 @@ from nmg import (
     CFG,
     Backbone,
     Direct,
+    Drawn,
+    FlowEdit,
     MasaCtrl,
     NoiseMap,
     NullText,
     Pix2PixZero,
     PromptToPrompt,
+    Request,
     UniEdit,
     UniInv,
     edit,
@@ -156,6 +159,58 @@ def test_uni_edit_follows_the_prompts_difference_and_leaves_the_source_row_alone
     )
     assert_close(weak[:1], plain[:1], rtol=1e-4, atol=1e-4)
     assert (strong[1:] - weak[1:]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def by_flow_edit(backbone, maps, target, source_scale, target_scale):
+    """Algorithm 1 of FlowEdit, each side told its own scale."""
+    source = backbone.text([SOURCE]).with_guidance(source_scale)
+    text = backbone.text([target]).with_guidance(target_scale)
+    clean = edited = maps.maps[:1]
+    for step in maps.steps:
+        noised = maps.origin(step)
+        change = backbone.predict(edited + noised - clean, step, text) - backbone.predict(noised, step, source)
+        edited = edited + (step.there.s - step.here.s) * change
+    return edited
+
+
+@pytest.mark.parametrize(
+    ("options", "scales"),
+    [
+        ({"guidance": Direct(1.0, embedded_scale=4.0), "editor": FlowEdit(source_scale=2.0)}, (2.0, 4.0)),
+        ({"editor": FlowEdit()}, (1.5, 5.5)),
+        ({"guidance": Direct(1.0), "editor": FlowEdit(source_scale=1.0)}, (1.0, 3.5)),
+    ],
+    ids=["given", "published", "own"],
+)
+def test_flow_edit_tells_each_side_its_own_scale(pipe, backbone, picture, options, scales):
+    drawn = invert(pipe, picture, SOURCE, inversion=Drawn(), **QUIET)
+    for target in (SOURCE, TARGET):
+        found = edit(pipe, drawn, targets=[target], skip=0, progress=False, **options).latents
+        assert_close(found[1:], by_flow_edit(backbone, drawn, target, *scales), rtol=1e-3, atol=1e-3)
+        assert torch.equal(found[:1], drawn.maps[:1])
+
+
+def test_flow_edit_with_equal_prompts_and_scales_returns_the_picture_and_runs_no_null_half(pipe, picture, monkeypatch):
+    drawn, batches, called = invert(pipe, picture, SOURCE, inversion=Drawn(), **QUIET), [], Flux._inputs
+
+    def inputs(self, x, timestep, text):
+        batches.append(len(x))
+        return called(self, x, timestep, text)
+
+    monkeypatch.setattr(Flux, "_inputs", inputs)
+    options = {"guidance": Direct(1.0, embedded_scale=2.0), "editor": FlowEdit(2.0), "progress": False}
+    found = edit(pipe, drawn, targets=[SOURCE], **options).latents
+    assert_close(found[1:], drawn.maps[:1], rtol=1e-4, atol=1e-4)
+    # One row for the source and one for the target, in each of two steps; more would be a null half.
+    assert batches[-2:] == [2, 2]
+
+
+@pytest.mark.parametrize(("told", "said"), [(None, False), (2.0, False), (1.0, True)])
+def test_flow_edit_says_a_source_that_is_told_more_than_the_targets(backbone, told, said):
+    methods = {"guidance": Direct(1.0, embedded_scale=told), "editor": FlowEdit()}
+    found = Request("picture", SOURCE, [TARGET], steps=3, **methods).remarks(backbone)
+    assert ["source_scale=1.5 is above the targets' embedded_scale=1" in remark for remark in found] == [True] * said
 
 
 def test_a_gradient_is_the_same_with_checkpointing(picture):

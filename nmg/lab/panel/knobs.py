@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nmg.attention import sites
-from nmg.editors import Editor, LocalBlend, MasaCtrl, Pix2PixZero
+from nmg.editors import Editor, FlowEdit, LocalBlend, MasaCtrl, Pix2PixZero
 from nmg.guidance import NoiseMap
 from nmg.lab.controls import CONTROLS, Control, parts
 from nmg.lab.kinds import kind_of
@@ -203,6 +203,8 @@ class Knobs:
             return MasaCtrl().first_layer(self.controller.engine.backbone)
         if row.name == "amount" and value is None:
             return Pix2PixZero().amount_for(self.controller.engine.backbone)
+        if row.name == "source_scale" and value is None:
+            return FlowEdit().scale_for(self.controller.engine.backbone)
         if row.name == "embedded_scale" and value is None:
             return self.controller.engine.backbone.settings.embedded_scale
         return row.value.read("") if value is None and not hasattr(self.widgets[row], "max") else value
