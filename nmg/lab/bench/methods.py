@@ -123,7 +123,8 @@ METHODS = {
         # What further editors are published on.
         on(DIRECT, "drawn", Drawn()),
         on(DIRECT, "Uni-Inv", UniInv()),
-        # As published: the residuals' text scale is their own, and 36 of 100 steps are left out.
+        # The residuals' text scale and the share of steps left out are the paper's; the targets' scale is the suite's,
+        # where the paper's is 15.
         on(DIRECT, "edit-friendly", EditFriendly(), skip=0.36),
     )
 }
