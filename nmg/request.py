@@ -24,7 +24,7 @@ from nmg.backbones import Backbone
 from nmg.editors import Editor, PromptToPrompt
 from nmg.editors.pix2pix_zero import AMOUNT
 from nmg.files import keep
-from nmg.guidance import Direct, Guidance, NoiseMap, ProxNegativePrompt, default_guidance
+from nmg.guidance import Direct, Guidance, ProxNegativePrompt, default_guidance
 from nmg.guidance.noise_map import PAPERS
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
@@ -196,7 +196,6 @@ class Request:
             )
         self.editor.check(backbone, self)
         self.guidance.check(backbone, self)
-        self._check_rescale()
         if (told := self.guidance.embedded_scale) is not None and not backbone.is_told_guidance:
             raise ValueError(
                 f"embedded_scale={told:g} is told to a network that embeds its guidance, as FLUX.1 dev does, and this "
@@ -205,17 +204,6 @@ class Request:
         # Last, since it asks the network.
         if isinstance(made := self.image, Trajectory):
             identity.check(backbone, made.prompt, made.network, made.model, "the trajectory", AGAIN)
-
-    def _check_rescale(self) -> None:
-        """Raise for corrections as long as the text's guidance where that is nothing: the row would leave its maps."""
-        parts = getattr(self.guidance, "parts", (self.guidance,))
-        measured = any(isinstance(part, NoiseMap) and part.bound == "rescale" for part in parts)
-        if measured and (self.negative == self.source or self.guidance.text_scale == 0):
-            raise ValueError(
-                'NoiseMap: bound="rescale" measures a correction by the text\'s guidance, which is nothing with '
-                f'negative={self.negative!r} at text_scale={self.guidance.text_scale:g}; give bound="element", or a '
-                "negative prompt that is not the source's"
-            )
 
     def remarks(self, backbone: Backbone) -> list[str]:
         """What is not wrong with a request, but to be said before it is computed."""

@@ -132,6 +132,13 @@ def test_a_correction_is_not_measured_by_a_text_that_adds_nothing(backbone, aske
         request.check(backbone)
 
 
+def test_a_part_that_is_left_out_is_not_steered(backbone):
+    asked = {"guidance": nmg.NoiseMap(during=(0, 0.3)), "steps": 10, "size": (32, 32)}
+    Request("cat.png", "a red cat", **asked, skip=0.2).resolved(backbone).check(backbone)
+    with pytest.raises(ValueError, match="none of the 10 steps, of which skip=0.4 leaves out 4, so nothing would be"):
+        Request("cat.png", "a red cat", **asked, skip=0.4).resolved(backbone).check(backbone)
+
+
 PUBLISHED = {
     nmg.PlugAndPlay(): nmg.Direct(7.5),
     nmg.GuideAndRescale(): nmg.Direct(7.5),

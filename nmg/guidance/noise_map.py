@@ -89,7 +89,8 @@ class NoiseMap(Guidance):
             of the correction to that of the distance. "map" is what an element's comes to at any large strength without
             the Jacobian: the row is put on its noise map, for which no network is asked. These are ours; None is the
             paper's step. "rescale" brings e_N - e_∅ to between 0.33 and 3 times the length of s_T (e_c - e_∅), as
-            Guide-and-Rescale does with its own guidance; the network is asked for e_c once more.
+            Guide-and-Rescale does with its own guidance; the network is asked for e_c once more. It is refused where
+            that length is 0: where the negative prompt is the source's, as pix2pix-zero's is, or at s_T = 0.
         during: the shares of the steps between which the source is steered: (0, 0.5) is the first half. The other steps
             are plain classifier-free guidance.
         mask: where the source is steered at full strength: an array, a PIL image or a file of any size, bright there.
@@ -185,10 +186,18 @@ class NoiseMap(Guidance):
                 f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {request.steps} steps; give "
                 "one for each step, noisiest first"
             )
-        if not self.steered(request.steps):
+        left_out = round((request.skip or 0) * request.steps)
+        if self.steered(request.steps).stop <= max(left_out, self.steered(request.steps).start):
+            less = f" of which skip={request.skip:g} leaves out {left_out}," if left_out else ""
             raise ValueError(
-                f"NoiseMap: during={self.during!r} leaves none of the {request.steps} steps, so nothing would be "
+                f"NoiseMap: during={self.during!r} leaves none of the {request.steps} steps,{less} so nothing would be "
                 "steered; give a larger part"
+            )
+        if self.bound == "rescale" and (request.negative == request.prompts[0] or self.text_scale == 0):
+            raise ValueError(
+                'NoiseMap: bound="rescale" measures a correction by the text\'s guidance, which is nothing with '
+                f'negative={request.negative!r} at text_scale={self.text_scale:g}; give bound="element", or a negative '
+                "prompt that is not the source's"
             )
         if self.mask is not None:
             masks.load(self.mask, backbone.latent_size(request.size), "NoiseMap")
