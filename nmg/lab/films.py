@@ -10,6 +10,7 @@ from PIL import Image
 from nmg import images
 from nmg.backbones import Backbone
 from nmg.files import keep
+from nmg.lab.panel.drawing import enlarged
 from nmg.lab.panel.preview import guessing
 from nmg.levels import Step
 from nmg.sampling import Edit
@@ -17,6 +18,8 @@ from nmg.types import Latents
 
 FRAMES = 25
 """At most; what is between is left out."""
+SIDE = 384
+"""Pixels that a small picture is enlarged to."""
 EACH, LAST = 120, 1500
 """Milliseconds of a frame, and of the last."""
 
@@ -54,6 +57,8 @@ class Film:
 
 
 def _pair(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures side by side, small ones enlarged."""
+    left, right = (enlarged(picture, SIDE) for picture in (left, right))
     sheet = Image.new("RGB", (2 * left.width + 4, left.height), "white")
     sheet.paste(left, (0, 0))
     sheet.paste(right, (left.width + 4, 0))

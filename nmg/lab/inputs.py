@@ -22,6 +22,10 @@ from nmg.request import Request, scales
 
 ROLES = ("editor", "inversion", "guidance")
 NO_TARGET = "no --target is given, so this writes the reconstruction"
+DRAWN_ALONE = (
+    "the model knows drawn scenes alone; a photograph needs another, such as --model "
+    "CompVis/stable-diffusion-v1-4"
+)
 
 
 # ---------------------------------------------------------------- pictures and prompts
@@ -106,7 +110,10 @@ def loaded(arguments: argparse.Namespace, scenes: bool, device: str | None = Non
     from nmg.pipelines import load
 
     model = arguments.model or (menagerie.NAME if scenes else None)
-    return load(model, device_for(device or arguments.device), DTYPES.get(arguments.dtype))
+    pipe = load(model, device_for(device or arguments.device), DTYPES.get(arguments.dtype))
+    if arguments.image and not scenes and settings_of(pipe).profile == menagerie.NAME:
+        warnings.warn(DRAWN_ALONE, stacklevel=2)
+    return pipe
 
 
 def request_of(

@@ -621,13 +621,15 @@ def test_the_film_of_an_edit_ends_at_its_picture(here, capsys):
     assert main(["edit", RED, "--change", "colour=blue", "--steps", "3", "--gif"]) == 0
     assert capsys.readouterr().out.split() == ["edit.png", "edit.gif"]
     film, edit = Image.open("edit.gif"), pixels("edit.png")
-    assert film.n_frames == 3 and film.size == (2 * edit.shape[1] + 4, edit.shape[0])
+    # Small pictures are enlarged by a whole factor.
+    by = film.height // SIZE
+    assert by > 1 and film.n_frames == 3 and film.size == (2 * by * SIZE + 4, by * SIZE)
     film.seek(2)
-    last = np.asarray(film.convert("RGB")).astype(int)[:, -edit.shape[1] :]
+    last = np.asarray(film.convert("RGB")).astype(int)[::by, -by * SIZE :: by]
     # A GIF has 256 colours.
     assert abs(last - edit).mean() < 8
     film.seek(0)
-    assert abs(np.asarray(film.convert("RGB")).astype(int)[:, -edit.shape[1] :] - edit).mean() > 8
+    assert abs(np.asarray(film.convert("RGB")).astype(int)[::by, -by * SIZE :: by] - edit).mean() > 8
 
 
 def test_the_device_is_the_first_that_is_there(monkeypatch, capsys):
@@ -640,6 +642,13 @@ def test_the_device_is_the_first_that_is_there(monkeypatch, capsys):
     assert "MPS), which is untested; --device cpu is tested" in capsys.readouterr().err
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     assert devices.device_for(None) == "cuda" and capsys.readouterr().err == ""
+
+
+def test_the_bundled_model_says_that_photographs_need_another(here, picture, capsys):
+    assert main(["edit", picture, "--source", "a cat", "--target", "a dog", "--steps", "1"]) == 0
+    assert "a photograph needs another, such as --model" in capsys.readouterr().err
+    assert main(["edit", RED, "--steps", "1"]) == 0
+    assert "photograph" not in capsys.readouterr().err
 
 
 def test_without_a_target_it_says_that_it_reconstructs(here, capsys):
