@@ -23,8 +23,7 @@ from nmg.request import Request, scales
 ROLES = ("editor", "inversion", "guidance")
 NO_TARGET = "no --target is given, so this writes the reconstruction"
 DRAWN_ALONE = (
-    "the model knows drawn scenes alone; a photograph needs another, such as --model "
-    "CompVis/stable-diffusion-v1-4"
+    "the model knows drawn scenes alone; a photograph needs another, such as --model CompVis/stable-diffusion-v1-4"
 )
 
 
