@@ -21,7 +21,7 @@ function render({ model, el }) {
   element("span", "line", view);
   const left = element("span", "tag nmg-left", view);
   const right = element("span", "tag nmg-right", view);
-  element("div", "hint", el).textContent = "Drag over the picture to compare. Left of the line:";
+  const hint = element("div", "hint", el);
   const thumbs = element("div", "thumbs", el, { role: "radiogroup", "aria-label": "left of the line" });
 
   // ---------------------------------------------------------------- pictures
@@ -47,6 +47,9 @@ function render({ model, el }) {
     before.alt = captions[against] ?? "";
     left.textContent = against;
     right.textContent = model.get("showing");
+    hint.textContent = model.get("painting")
+      ? "Drag over the picture to paint a mask."
+      : "Drag over the picture to compare. Left of the line:";
     view.classList.toggle("nmg-painting", model.get("painting"));
     view.classList.toggle("nmg-on-edit", model.get("on_edit"));
     view.setAttribute("aria-label", model.get("painting") ? "mask: arrows move, space paints" : `line between ${against} and edit`);

@@ -181,6 +181,7 @@ def test_the_line_is_dragged_a_mask_painted_and_the_code_copied(opened):
 
     panel.part("tabs", ".lm-TabBar-tab").filter(has_text="Mask").click()
     panel.part("painting").wait_for()
+    assert panel.text("hint") == "Drag over the picture to paint a mask."
     panel.stroke((0.2, 0.2), (0.2, 0.8))
     assert panel.part("view").get_attribute("aria-valuenow") == "20"
     panel.result(lambda: panel.part("mask-use", "select").select_option("what is guarded"))
