@@ -36,6 +36,8 @@ BENEFIT = ("object swap", "face attribute", "colour change")
 """Tasks that are also shown at `STRONG`, with their reconstructions."""
 STRONG = 7.5
 """Stable Diffusion's usual text scale, at which plain DDIM loses the source."""
+INCH = 1.4
+"""The size of a picture, at which the words are read at the width of a page."""
 Column = list[tuple[Image.Image, float | None]]
 """Pictures of one scene from top to bottom, with their PSNR where one is measured."""
 
@@ -61,7 +63,7 @@ def demo(folder: Path, steps: int = 50) -> Iterator[Path]:
     cells = [[column[c] for column in strong] for c in range(len(across))]
     yield _saved(cells, across, rows, title, "", folder / "benefit.png")
 
-    names = ["source", "plain DDIM edit", "NMG edit", "true counterfactual"]
+    names = ["source", "plain DDIM edit", "NMG edit", "truth"]
     for sheet, editors in SHEETS.items():
         chosen = [i for i, (name, _, _) in enumerate(EXAMPLES) if type(SCENES[name]).__name__ in editors]
         scale = MENAGERIE.scales["text_scale"]
@@ -76,7 +78,7 @@ def _saved(cells: list[Column], heads: list[str], names: list[str], title: str, 
     notes = [
         ["" if (v := column[row][1]) is None else f"{v:.1f} dB{what}" for column in cells] for row in range(len(names))
     ]
-    return figures.save(figures.sheet(pictures, heads, names, notes, title), path, over=False)
+    return figures.save(figures.sheet(pictures, heads, names, notes, title, INCH), path, over=False)
 
 
 @functools.cache
