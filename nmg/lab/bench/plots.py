@@ -106,6 +106,7 @@ def methods(group: Group, metrics: Sequence[str] = ()) -> Figure | None:
         for row, label in enumerate(labels):
             if label in placed:
                 _dot(axes, label, placed[label], row)
+        axes.locator_params(axis="x", nbins=5)
         _mark(axes.xaxis, estimates, edge)
         axes.set_xlabel(_heading(metric))
         if metric in SHARES:
