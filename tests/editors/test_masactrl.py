@@ -381,7 +381,7 @@ def test_no_matrix_of_attention_is_stored_without_words(sample, monkeypatch, opt
 @pytest.mark.parametrize(("count", "layer"), [(16, 10), (70, 44), (7, 4)])
 def test_the_start_layer_lies_as_deep_as_in_stable_diffusion(backbone, monkeypatch, count, layer):
     found = {f"{n} {is_cross}": Site("", "up", is_cross, n) for is_cross in (False, True) for n in range(count)}
-    monkeypatch.setattr(masactrl, "sites", lambda unet: found)
+    monkeypatch.setattr(type(backbone), "sites", found)
     assert MasaCtrl().first_layer(backbone) == layer
 
 

@@ -93,6 +93,12 @@ def add(commands: Any) -> None:
         help=f"{QUICK['scenes']} scenes of {len(QUICK['tasks'])} tasks by {' and '.join(QUICK['methods'])}, "
         "without tuning",
     )
+    _add_further(p)
+    p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
+
+
+def _add_further(p: argparse.ArgumentParser) -> None:
+    """What is measured besides the tables."""
     p.add_argument(
         "--contradiction",
         action="store_true",
@@ -107,7 +113,6 @@ def add(commands: Any) -> None:
         help="rate the kept pictures by VIEScore, with a model that sees and reads: its hub id or folder "
         f"({VieScore.model} if none is named)",
     )
-    p.add_argument("--no-pictures", action="store_true", help="save no pictures, only figures of merit")
 
 
 def _add_scope(p: argparse.ArgumentParser) -> None:

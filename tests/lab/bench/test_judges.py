@@ -3,10 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from nmg.lab import metrics
 from nmg.lab.bench.judges import Lacking, clip_judge, judged, opened, tifa_judge, vie_judged
+from tests import families
 from tests.lab.bench.made import record
 
 
@@ -59,6 +61,7 @@ def test_what_a_single_picture_lacks_is_missing_there_alone(kept, unmeasured):
 
 
 def test_a_judge_without_weights_is_missing_and_one_that_comes_later_is_asked(kept, monkeypatch):
+    families.classes(transformers, "AutoModelForImageTextToText")
     own, folder, pixels = kept
     own = dataclasses.replace(own, missing={"viescore": "nobody was asked"})
     (found,) = vie_judged([own], folder, "./nowhere", lambda record: pixels[None], "cpu")
