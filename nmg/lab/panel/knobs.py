@@ -172,7 +172,9 @@ class Knobs:
         used = desk.in_use()
         with self._quiet():
             for row, widget in self.widgets.items():
-                _bring(widget, row.value.shown(self._displayed(row, desk.value(row))))
+                shown = row.value.shown(self._displayed(row, desk.value(row)))
+                # A bound cuts off what is stronger than its own strength.
+                _bring(widget, shown, room=1 if row.name == "noise_map_scale" else 2)
                 if row.name in ALWAYS:
                     widget.disabled = row not in used
                 else:
@@ -227,12 +229,14 @@ def _of_editor(row: Control) -> bool:
     return issubclass(row.of[0], (Editor, LocalBlend))
 
 
-def _bring(widget: Any, shown: Any) -> None:
-    """Set a widget, whose range grows where it must; what it can't show leaves it as it is."""
+def _bring(widget: Any, shown: Any, room: int) -> None:
+    """Set a widget, whose range grows where it must, to `room` times the value, so that it can be turned both ways;
+    what it can't show leaves it as it is."""
     if shown is None:
         return
     if hasattr(widget, "max"):
-        widget.max, widget.min = max(widget.max, shown), min(widget.min, shown)
+        widget.max = room * shown if shown > widget.max else widget.max
+        widget.min = min(widget.min, shown)
     if hasattr(widget, "options") and shown not in widget.options:
         widget.options = (*widget.options, shown)
     widget.value = shown

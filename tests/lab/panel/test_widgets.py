@@ -241,6 +241,11 @@ def test_the_difference_of_the_prompts_tells_the_preset():
         assert "does not know &#x27;elephant&#x27;" in panel.knobs.remarks.value
 
 
+def test_a_value_beyond_a_sliders_range_can_be_turned_both_ways(opened):
+    panel = opened(editor=nmg.Pix2PixZero(("red", "blue"), amount=2.0), start=False)
+    assert (part(panel, "amount").value, part(panel, "amount").max) == (2.0, 4.0)
+
+
 def test_every_editor_can_be_chosen_and_makes_a_picture():
     with contextlib.closing(widgets.panel(nmg.load("menagerie"), CAT, "a gray cat", steps=4, start=False)) as panel:
         first, preset = panel.settings.guidance, part(panel, "preset")
