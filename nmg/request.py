@@ -28,7 +28,7 @@ from nmg.guidance import Direct, Guidance, ProxNegativePrompt, default_guidance
 from nmg.guidance.noise_map import PAPERS
 from nmg.inversion import CONVENTIONS, DDIM, Trajectory
 from nmg.inversion.run import check
-from nmg.run import PUBLISHED_STEPS
+from nmg.run import PUBLISHED_STEPS, skipped
 from nmg.schema import MOST, Count, Form, Share, Text, Whole, checked, parsed
 from nmg.serialize import methods_of, packed, unpacked
 from nmg.version import __version__
@@ -307,19 +307,6 @@ def suiting(editor: Editor, backbone: Backbone, fast: bool = False) -> Guidance:
     """The guidance of an editor where none is given, by `NoiseMap.fast()` if `fast` and it is noise-map guidance."""
     usual = default_guidance(backbone, fast=fast, **scales(editor, backbone))
     return Direct(usual.text_scale, embedded_scale=usual.embedded_scale) if editor.suits == "direct" else usual
-
-
-def skipped(share: Any, count: int) -> int:
-    """How many of `count` steps are left out.
-
-    Raises:
-        ValueError: for a share outside 0…1, or one that leaves no step.
-    """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"skip={share!r} must be a share of the steps below 1, such as skip=0.3")
-    if (first := round(share * count)) >= count:
-        raise ValueError(f"skip={share:g} leaves none of the {count} steps; give a smaller share, or more steps")
-    return first
 
 
 def _fits(trajectory: Trajectory, backbone: Backbone) -> None:

@@ -212,3 +212,16 @@ class Run:
         hooks = attending(unet, attend), changing(unet, features)
         with no_inference(), torch.enable_grad(), hooks[0], hooks[1], frozen(unet), sparing(unet):
             yield
+
+
+def skipped(share: Any, count: int) -> int:
+    """How many of `count` steps are left out.
+
+    Raises:
+        ValueError: for a share outside 0…1, or one that leaves no step.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ValueError(f"skip={share!r} must be a share of the steps below 1, such as skip=0.3")
+    if (first := round(share * count)) >= count:
+        raise ValueError(f"skip={share:g} leaves none of the {count} steps; give a smaller share, or more steps")
+    return first

@@ -21,8 +21,8 @@ from nmg.guidance.cache import Recording, Replaying, key_of, replayable
 from nmg.inversion import Inversion, Trajectory, bar, rise
 from nmg.inversion.run import Callback
 from nmg.levels import Step
-from nmg.request import Request, digest, skipped
-from nmg.run import Run
+from nmg.request import Request, digest
+from nmg.run import Run, skipped
 from nmg.types import Latents, Mask
 from nmg.undo import gradients_kept
 

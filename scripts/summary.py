@@ -11,6 +11,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+from nmg.lab import presets
 from nmg.menagerie.tasks import TASKS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -23,13 +24,8 @@ COLUMNS = {
 """What a column shows: the run, and the editor."""
 FLOW = {"Prompt-to-Prompt": ("flow", "PromptToPrompt"), "MasaCtrl": ("flow", "MasaCtrl")}
 """The same on the flow twin."""
-FURTHER = {
-    "Plug-and-Play": "PlugAndPlay",
-    "Guide-and-Rescale": "GuideAndRescale",
-    "FlowEdit": "FlowEdit",
-    "Uni-Edit": "UniEdit",
-}
-"""The editors that take every task."""
+FURTHER = {name: type(editor).__name__ for name, editor in presets.FURTHER.items()}
+"""The classes of the editors that take every task."""
 EDITED = {
     "identity": ("bench", "identity"),
     "the task's own, `NoiseMap()`": ("bench", "NMG"),

@@ -22,7 +22,7 @@ from nmg.guidance.needs import need_deterministic
 from nmg.inversion import Trajectory
 from nmg.levels import PURE_NOISE, Step, transfer
 from nmg.rescale import rescaled
-from nmg.run import PUBLISHED_STEPS, Asked, Run
+from nmg.run import PUBLISHED_STEPS, Asked, Run, skipped
 from nmg.types import Doubled, Latents
 
 REFERENCE_ELEMENTS = 4 * 64 * 64
@@ -186,7 +186,7 @@ class NoiseMap(Guidance):
                 f"NoiseMap: noise_map_scale holds {len(scales)} numbers and the run has {request.steps} steps; give "
                 "one for each step, noisiest first"
             )
-        left_out = round((request.skip or 0) * request.steps)
+        left_out = skipped(request.skip or 0, request.steps)
         if self.steered(request.steps).stop <= max(left_out, self.steered(request.steps).start):
             less = f" of which skip={request.skip:g} leaves out {left_out}," if left_out else ""
             raise ValueError(
